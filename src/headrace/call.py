@@ -1,0 +1,122 @@
+"""The record of one logical call: who asked, and every attempt that was made for it.
+
+Layers below write into it while the request is on its way; layers above, the faces and the ledger read it. It is the one
+mutable value of a request, and it belongs to that request alone. A layer that needs only the end of an attempt registers
+with `Attempt.on_end` and so costs nothing per event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from headrace.types import FinishReason, Target, Usage
+
+__all__ = ["Attempt", "Call", "Outcome", "format_usd"]
+
+Outcome = Literal["pending", "ok", "error", "broken", "cancelled"]
+"""`broken`: the stream died after its first content. `cancelled`: the caller left, or another attempt won."""
+
+Nanodollars = int
+"""Money: an integer of 10**-9 US dollars."""
+
+
+def format_usd(amount: Nanodollars | None) -> str:
+    """`0.00123` for 1_230_000; `unknown` for None. Exact, without trailing zeros."""
+    if amount is None:
+        return "unknown"
+    whole, part = divmod(abs(amount), 1_000_000_000)
+    text = f"{whole}.{part:09d}".rstrip("0").rstrip(".")
+    return f"-{text}" if amount < 0 else text
+
+
+class Attempt(msgspec.Struct, kw_only=True):
+    """One request to one target.
+
+    Times are seconds; `started_at` on the clock's monotonic scale, `started_wall` since 1970; `waited_s` is the wait before
+    the attempt, `first_content_s` and `duration_s` count from its start. Costs are nano-dollars, None while unknown;
+    `wasted` is the part of `cost` that bought nothing the caller received.
+    """
+
+    number: int
+    target: Target
+    started_at: float
+    started_wall: float
+    waited_s: float = 0.0
+    outcome: Outcome = "pending"
+    error_kind: str | None = None
+    error_message: str | None = None
+    http: int | None = None
+    provider_request_id: str | None = None
+    model: str | None = None
+    finish: FinishReason | None = None
+    usage: Usage | None = None
+    cost: Nanodollars | None = None
+    wasted: Nanodollars | None = 0
+    first_content_s: float | None = None
+    last_content_at: float = 0.0
+    duration_s: float | None = None
+    on_end: list[Callable[[Attempt], None]] = []
+
+    def end(self, outcome: Outcome, now: float) -> None:
+        """Close the record once; later calls change nothing. Runs what registered, in order."""
+        if self.outcome != "pending":
+            return
+        self.outcome = outcome
+        self.duration_s = now - self.started_at
+        callbacks, self.on_end = self.on_end, []
+        for callback in callbacks:
+            callback(self)
+
+    def line(self) -> str:
+        """`openai/gpt-4o: 429 rate_limited after 0.21 s (waited 0.50 s): Too many requests`."""
+        said = self.outcome if self.error_kind is None else self.error_kind
+        status = "" if self.http is None or self.error_kind is None else f"{self.http} "
+        took = "" if self.duration_s is None else f" after {self.duration_s:.2f} s"
+        waited = f" (waited {self.waited_s:.2f} s)" if self.waited_s else ""
+        why = f": {self.error_message}" if self.error_message else ""
+        return f"{self.target}: {status}{said}{took}{waited}{why}"
+
+
+class Call(msgspec.Struct, kw_only=True):
+    """One logical call. `purpose` is `answer`, or why Headrace itself asks (`summary`, `judge`, `audit`, `reask`)."""
+
+    id: str
+    started_at: float
+    started_wall: float
+    purpose: str = "answer"
+    key_id: str | None = None
+    tenant: str | None = None
+    user: str | None = None
+    team: str | None = None
+    tags: dict[str, str] = {}
+    route: str = ""
+    model: str = ""
+    stream: bool = False
+    dialect: str = ""
+    cache: str = "bypass"
+    attempts: list[Attempt] = []
+    warnings: list[str] = []
+    on_attempt_end: list[Callable[[Call, Attempt], None]] = []
+
+    @property
+    def target(self) -> Target | None:
+        """Who answered, or was asked last."""
+        return self.attempts[-1].target if self.attempts else None
+
+    @property
+    def cost(self) -> Nanodollars | None:
+        """What all attempts cost together; None if one that produced tokens has an unknown price."""
+        total = 0
+        for attempt in self.attempts:
+            if attempt.cost is None:
+                return None
+            total += attempt.cost
+        return total
+
+    def warn(self, what: str) -> None:
+        """Name something that could not be carried or was changed; once each."""
+        if what not in self.warnings:
+            self.warnings.append(what)

@@ -1,0 +1,372 @@
+"""The one abstraction: a handler takes a request and gives a stream; a layer makes a handler from a handler.
+
+A provider, a cache hit, a cascade, the gateway's upstream and a test's fake are all handlers.
+
+The commit point: ``await handler(request)`` returns when the first *content* is in hand: not `message_start`, not a ping,
+not an empty delta. Until then a layer may retry or ask the next target; from then on the stream goes on, or ends in a typed
+error. A truncated answer never ends cleanly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from headrace.call import Attempt, Call
+from headrace.types import (
+    Batch,
+    Block,
+    BlockStart,
+    BlockStop,
+    Chat,
+    Complete,
+    Delta,
+    End,
+    Event,
+    Finish,
+    Headers,
+    Opaque,
+    Refusal,
+    Reply,
+    Start,
+    Target,
+    Text,
+    Thinking,
+    ToolCall,
+    Usage,
+    UsageReport,
+)
+
+__all__ = [
+    "Body",
+    "Dialect",
+    "Handler",
+    "Layer",
+    "OneBatch",
+    "Request",
+    "Route",
+    "Stream",
+    "StreamDecoder",
+    "StreamEncoder",
+    "assemble",
+    "collect",
+    "is_content",
+    "reply_events",
+    "stack",
+]
+
+
+class StreamDecoder(Protocol):
+    """Turns the bytes of one streamed answer into frames; one object per stream; no I/O."""
+
+    def feed(self, data: bytes) -> Batch:
+        """The frames that `data` completes, in order; may be empty. Any split of the bytes gives the same frames.
+
+        Raises:
+            ProviderError: The stream carries an error event (classified) or something that is not the protocol
+                (`Malformed`). Frames completed before it in the same call are not lost: they are on
+                `error.frames` (a list) when there were any.
+        """
+
+    def close(self) -> Batch:
+        """The bytes have ended. The frames of a last event without its blank line; then nothing more is fed."""
+
+
+class StreamEncoder(Protocol):
+    """Turns events into the bytes of one streamed answer in a dialect; one object per stream; no I/O."""
+
+    def feed(self, event: Event) -> bytes:
+        """The bytes for `event`, possibly empty, possibly several server-sent events. `Complete` becomes a whole stream
+        up to but without the terminal marker."""
+
+    def end(self) -> bytes:
+        """The terminal marker and whatever must still come before it. Only after a complete answer."""
+
+
+class Dialect(Protocol):
+    """One wire format in both directions; pure functions, no I/O. `path` is where a provider takes it, below its base URL."""
+
+    name: str
+    path: str
+
+    def decode_request(self, body: bytes) -> Chat:
+        """Raises `InvalidRequest` naming the member at fault."""
+
+    def encode_request(self, chat: Chat, warnings: list[str]) -> bytes:
+        """What cannot be carried is named in `warnings`."""
+
+    def splice(self, body: bytes, *, model: str, include_usage: bool, max_tokens: int | None) -> bytes:
+        """The caller's bytes with `model` exchanged; with `include_usage`, the member that asks for usage at the end of
+        a stream is added where it is absent (nothing to do in dialects that always send it); with `max_tokens`, the
+        output limit is set. Every other byte stays."""
+
+    def decode_reply(self, body: bytes) -> Reply:
+        """Raises `Malformed` when it is not one (HTML, cut JSON, empty), or the classified error when a 200 carries one."""
+
+    def encode_reply(self, reply: Reply, warnings: list[str]) -> bytes: ...
+
+    def decoder(self, *, hide_usage: bool) -> StreamDecoder:
+        """`hide_usage` marks the usage frame `hidden`: the caller did not ask for it."""
+
+    def encoder(self, *, include_usage: bool, model: str, id: str) -> StreamEncoder: ...  # noqa: A002
+
+    def encode_error(self, kind: str, message: str, *, status: int, request_id: str) -> bytes:
+        """An error body in the dialect's own envelope; `kind` is `HeadraceError.kind`."""
+
+    def encode_stream_error(self, kind: str, message: str, *, status: int, request_id: str) -> bytes:
+        """One terminal event that this dialect's SDK raises as an error. No clean terminal marker follows it."""
+
+
+class Body:
+    """What the caller asked, in its own bytes or typed; each form made from the other at most once.
+
+    Immutable. `dialect` is None for a body that was made typed, in the library.
+    """
+
+    __slots__ = ("_chat", "_encoded", "dialect", "wire")
+
+    def __init__(
+        self, *, chat: Chat | None = None, wire: bytes | None = None, dialect: Dialect | None = None
+    ) -> None:
+        assert (wire is None) == (dialect is None), "wire bytes come with their dialect"
+        assert chat is not None or wire is not None
+        self._chat = chat
+        self._encoded: tuple[str, bytes, list[str]] | None = None
+        self.wire = wire
+        self.dialect = dialect
+
+    @property
+    def chat(self) -> Chat:
+        """The typed form, decoded on first use. Raises `InvalidRequest`."""
+        if self._chat is None:
+            assert self.dialect is not None and self.wire is not None
+            self._chat = self.dialect.decode_request(self.wire)
+        return self._chat
+
+    def outgoing(
+        self, dialect: Dialect, *, model: str, stream: bool, max_tokens: int | None = None
+    ) -> tuple[bytes, list[str]]:
+        """The bytes for a target that speaks `dialect`, and what could not be carried."""
+        if self.dialect is dialect and self.wire is not None:
+            return dialect.splice(self.wire, model=model, include_usage=stream, max_tokens=max_tokens), []
+        warnings: list[str] = []
+        chat = self.chat
+        changes: dict[str, object] = {"model": model, "stream": stream, "include_usage": stream}
+        if max_tokens is not None:
+            changes["max_tokens"] = max_tokens
+        return dialect.encode_request(msgspec.structs.replace(chat, **changes), warnings), warnings
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A named cascade with its rules; all durations in seconds.
+
+    `deadline_s` spans attempts, sleeps and everything else. A wait above `max_wait_s` goes to the next level at once; only
+    the last level waits longer. `on_refusal`: `stop` or `next`.
+    """
+
+    name: str
+    cascade: tuple[Target, ...]
+    deadline_s: float = 600.0
+    connect_s: float = 5.0
+    first_content_s: float = 60.0
+    between_events_s: float = 60.0
+    max_wait_s: float = 5.0
+    max_output_tokens: int | None = None
+    on_refusal: str = "stop"
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request on its way through the stack.
+
+    `headers` are those of the caller that a provider of the same dialect is to see (`anthropic-beta`, ...). `deadline` is a
+    time on the clock's monotonic scale. `target` and `attempt` are set by the cascade and the retry layer.
+    """
+
+    body: Body
+    route: Route
+    call: Call
+    stream: bool
+    deadline: float = float("inf")
+    headers: Headers = ()
+    wants_usage: bool = False
+    target: Target | None = None
+    attempt: Attempt | None = None
+
+
+class Stream(Protocol):
+    """One answer, as batches of frames.
+
+    `aclose` is idempotent, safe before the first batch, and releases everything; a reader waiting in another task then gets
+    `StopAsyncIteration` or the error that `abort` was given.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Batch]: ...
+
+    async def aclose(self) -> None: ...
+
+    def abort(self, error: BaseException) -> None:
+        """End now: whoever waits for the next batch gets `error`. Does nothing once the stream has ended."""
+
+
+class Handler(Protocol):
+    """Anything that answers a request."""
+
+    async def __call__(self, request: Request, /) -> Stream: ...
+
+
+Layer: TypeAlias = Callable[[Handler], Handler]
+
+
+def stack(*layers: Layer, handler: Handler) -> Handler:
+    """Fold `layers` around `handler`; the first one is outermost."""
+    for layer in reversed(layers):
+        handler = layer(handler)
+    return handler
+
+
+class OneBatch:
+    """A stream that has all it will ever say: a buffered answer, a cache hit."""
+
+    __slots__ = ("_batch",)
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch: Batch | None = batch
+
+    def __aiter__(self) -> AsyncIterator[Batch]:
+        return self
+
+    async def __anext__(self) -> Batch:
+        if self._batch is None:
+            raise StopAsyncIteration
+        batch, self._batch = self._batch, None
+        return batch
+
+    async def aclose(self) -> None:
+        self._batch = None
+
+    def abort(self, error: BaseException) -> None:
+        """Nothing to abort: the answer is whole."""
+
+
+def is_content(event: Event) -> bool:
+    """Whether `event` commits the answer.
+
+    Text, thinking, tool calls and refusals do; a start, a ping, usage and an empty delta do not. An answer that finishes
+    without a word is committed by its `Finish`.
+    """
+    match event:
+        case Delta(text=text):
+            return text != ""
+        case BlockStart(block=block):
+            return isinstance(block, ToolCall | Opaque) or (
+                isinstance(block, Thinking) and block.redacted is not None
+            )
+        case Finish() | Complete() | End():
+            return True
+        case _:
+            return False
+
+
+def assemble(events: list[Event]) -> Reply:
+    """The whole answer that `events` spell; pure. A `Complete` among them is that answer."""
+    id_ = model = ""
+    created: int | None = None
+    blocks: dict[int, Block] = {}
+    pieces: dict[int, dict[str, list[str]]] = {}
+    finish = Finish("other")
+    usage: Usage | None = None
+    for event in events:
+        match event:
+            case Complete(reply=reply):
+                return reply
+            case Start():
+                id_, model, created = event.id or id_, event.model or model, event.created or created
+            case BlockStart(index=index, block=block):
+                blocks[index] = block
+            case Delta(index=index, kind=kind, text=text):
+                pieces.setdefault(index, {}).setdefault(kind, []).append(text)
+            case Finish():
+                finish = event
+            case UsageReport(usage=usage):
+                pass
+            case _:
+                pass
+    content = tuple(_grown(blocks[index], pieces.get(index, {})) for index in sorted(blocks))
+    return Reply(
+        id=id_,
+        model=model,
+        created=created,
+        content=content,
+        finish=finish.reason,
+        finish_raw=finish.raw,
+        stop_sequence=finish.stop_sequence,
+        usage=usage,
+    )
+
+
+def _grown(block: Block, pieces: dict[str, list[str]]) -> Block:
+    joined = {kind: "".join(texts) for kind, texts in pieces.items()}
+    match block:
+        case Text() if "text" in joined:
+            return msgspec.structs.replace(block, text=block.text + joined["text"])
+        case ToolCall() if "arguments" in joined:
+            return msgspec.structs.replace(block, arguments=block.arguments + joined["arguments"])
+        case Refusal() if "refusal" in joined:
+            return msgspec.structs.replace(block, text=block.text + joined["refusal"])
+        case Thinking():
+            signature = joined.get("signature")
+            return msgspec.structs.replace(
+                block,
+                text=block.text + joined.get("thinking", ""),
+                signature=block.signature if signature is None else (block.signature or "") + signature,
+            )
+        case _:
+            return block
+
+
+def reply_events(reply: Reply) -> list[Event]:
+    """The events that spell `reply`: `assemble(reply_events(r))` is `r`, as far as events can say it; pure."""
+    events: list[Event] = [Start(reply.id, reply.model, reply.created)]
+    for index, block in enumerate(reply.content):
+        match block:
+            case Text(text=text):
+                empty: Block = msgspec.structs.replace(block, text="")
+                deltas: list[Event] = [Delta(index, "text", text)]
+            case ToolCall(arguments=text):
+                empty, deltas = (
+                    msgspec.structs.replace(block, arguments=""),
+                    [Delta(index, "arguments", text)],
+                )
+            case Refusal(text=text):
+                empty, deltas = msgspec.structs.replace(block, text=""), [Delta(index, "refusal", text)]
+            case Thinking(redacted=None):
+                empty = msgspec.structs.replace(block, text="", signature=None)
+                deltas = [Delta(index, "thinking", block.text)]
+                if block.signature is not None:
+                    deltas.append(Delta(index, "signature", block.signature))
+            case _:
+                empty, deltas = block, []
+        events += [
+            BlockStart(index, empty),
+            *(d for d in deltas if not isinstance(d, Delta) or d.text),
+            BlockStop(index),
+        ]
+    events.append(Finish(reply.finish, reply.finish_raw, reply.stop_sequence))
+    if reply.usage is not None:
+        events.append(UsageReport(reply.usage))
+    events.append(End())
+    return events
+
+
+async def collect(stream: Stream) -> Reply:
+    """Read `stream` to its end and close it: the whole answer. Raises what the stream raises."""
+    events: list[Event] = []
+    try:
+        async for batch in stream:
+            for frame in batch:
+                events += frame.events
+    finally:
+        await stream.aclose()
+    return assemble(events)
