@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from headrace.errors import ProviderError
 from headrace.types import FinishReason, Target, Usage
 
 __all__ = ["Attempt", "Call", "Outcome", "format_usd"]
@@ -37,7 +38,8 @@ class Attempt(msgspec.Struct, kw_only=True):
 
     Times are seconds; `started_at` on the clock's monotonic scale, `started_wall` since 1970; `waited_s` is the wait before
     the attempt, `first_content_s` and `duration_s` count from its start. Costs are nano-dollars, None while unknown;
-    `wasted` is the part of `cost` that bought nothing the caller received.
+    `wasted` is the part of `cost` that bought nothing the caller received. `last_content_at` is on the monotonic scale, moved on
+    by the time in which nobody was `reading`.
     """
 
     number: int
@@ -57,6 +59,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     wasted: Nanodollars | None = 0
     first_content_s: float | None = None
     last_content_at: float = 0.0
+    reading: bool = True
+    error: ProviderError | None = None
     duration_s: float | None = None
     on_end: list[Callable[[Attempt], None]] = []
 
@@ -69,6 +73,18 @@ class Attempt(msgspec.Struct, kw_only=True):
         callbacks, self.on_end = self.on_end, []
         for callback in callbacks:
             callback(self)
+
+    def fail(self, error: ProviderError, now: float, outcome: Outcome = "error") -> None:
+        """Close the record with the error that ended it."""
+        if self.outcome == "pending":
+            if not error.target:
+                error.target = str(self.target)
+            self.error = error
+            self.error_kind = error.kind
+            self.error_message = error.message
+            self.http = error.http if error.http is not None else self.http
+            self.provider_request_id = error.request_id or self.provider_request_id
+        self.end(outcome, now)
 
     def line(self) -> str:
         """`openai/gpt-4o: 429 rate_limited after 0.21 s (waited 0.50 s): Too many requests`."""
@@ -99,7 +115,19 @@ class Call(msgspec.Struct, kw_only=True):
     cache: str = "bypass"
     attempts: list[Attempt] = []
     warnings: list[str] = []
-    on_attempt_end: list[Callable[[Call, Attempt], None]] = []
+    status: int | None = None
+    duration_s: float | None = None
+    on_end: list[Callable[[Call], None]] = []
+
+    def end(self, status: int, now: float) -> None:
+        """Close the record once, with the HTTP status that the caller got (or would have got). Runs what registered."""
+        if self.status is not None:
+            return
+        self.status = status
+        self.duration_s = now - self.started_at
+        callbacks, self.on_end = self.on_end, []
+        for callback in callbacks:
+            callback(self)
 
     @property
     def target(self) -> Target | None:

@@ -90,6 +90,8 @@ class Dialect(Protocol):
 
     name: str
     path: str
+    default_headers: Headers
+    """Sent where the caller sent none of that name (`anthropic-version`)."""
 
     def decode_request(self, body: bytes) -> Chat:
         """Raises `InvalidRequest` naming the member at fault."""
@@ -181,7 +183,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request on its way through the stack.
 
     `headers` are those of the caller that a provider of the same dialect is to see (`anthropic-beta`, ...). `deadline` is a
-    time on the clock's monotonic scale. `target` and `attempt` are set by the cascade and the retry layer.
+    time on the clock's monotonic scale, `timeout_s` what the caller asked for. `max_tokens` is an output
+    limit that Headrace itself imposes, None for none. `allowed_routes` empty means all. `target` and `attempt` are set by the cascade and the retry layer.
     """
 
     body: Body
@@ -191,6 +194,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float = float("inf")
     headers: Headers = ()
     wants_usage: bool = False
+    timeout_s: float | None = None
+    max_tokens: int | None = None
+    allowed_routes: frozenset[str] = frozenset()
+    last_level: bool = True
     target: Target | None = None
     attempt: Attempt | None = None
 

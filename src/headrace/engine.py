@@ -1,0 +1,299 @@
+"""Builds the one stack that both faces run, and owns what its requests share: providers, transport, store, catalogue.
+
+`LAYERS` is the default order with its reasons; `headrace stack` prints it.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from headrace import dialects
+from headrace.call import Call
+from headrace.clock import Clock, SystemClock
+from headrace.errors import UnknownModel
+from headrace.handler import Dialect, Handler, Request, Route, Stream, stack
+from headrace.layers.cascade import Cascade
+from headrace.layers.deadline import Deadline
+from headrace.layers.identity import identity
+from headrace.layers.ledger import Ledger
+from headrace.layers.retry import Retry
+from headrace.layers.timeout import Timeout
+from headrace.layers.trace import Trace
+from headrace.prices import Catalog
+from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
+from headrace.providers.upstream import Endpoint, Upstream
+from headrace.store import MemoryStore, Store
+from headrace.types import Target
+
+if TYPE_CHECKING:
+    from headrace.config import ProviderSettings, Settings
+    from headrace.local import LocalModel
+
+__all__ = ["LAYERS", "Engine", "LayerNote", "Levels", "as_route"]
+
+DIRECT_ATTEMPTS = 3
+"""Attempts at a model that was asked for by its own name: what both official SDKs make of theirs (one and two retries)."""
+
+Levels: TypeAlias = str | Sequence[str | tuple[str, int]]
+"""A route's name, `provider/model`, or a cascade: a list of `provider/model`, each with its attempts where they matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNote:
+    """A layer's name and why it stands where it stands."""
+
+    name: str
+    reason: str
+
+
+LAYERS: tuple[LayerNote, ...] = (
+    LayerNote("trace", "sees refusals too; counts the logical call once and every attempt under it"),
+    LayerNote("deadline", "stamps the time after which the caller no longer cares, before anything can wait"),
+    LayerNote("identity", "a key that may not use this route is told so before any work"),
+    LayerNote(
+        "cascade", "the next target; needs to see what retry gave up on; skips targets that lack a feature"
+    ),
+    LayerNote("retry", "the same target again; below the cascade, so that each level has its own attempts"),
+    LayerNote("ledger", "one row an attempt, priced at its real end, whatever the layers above make of it"),
+    LayerNote("timeout", "above the provider, so that silence ends the attempt and is booked as one"),
+    LayerNote("provider", "dialect and transport; returns at the first content"),
+)
+
+
+class Engine:
+    """The stack with what it needs, for one event loop.
+
+    Args:
+        settings: See `headrace.config`.
+        clock, random, new_id: Time, chance (uniform on [0, 1)) and request ids.
+        transport, store: In place of the real ones.
+
+    Raises:
+        StoreError: The store named by the settings cannot be opened.
+        ConfigError: A price override is not a decimal.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        random: Callable[[], float] = random.SystemRandom().random,
+        new_id: Callable[[], str] = lambda: f"req_{secrets.token_hex(12)}",
+        transport: Transport | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock: Clock = clock if clock is not None else SystemClock()
+        self.new_id = new_id
+        self.catalog = Catalog.from_settings(settings.prices)
+        self.store: Store = store if store is not None else _open_store(settings)
+        self.transport: Transport = (
+            transport if transport is not None else _open_transport(settings, self.clock)
+        )
+        self.trace = Trace()
+        self.local: LocalModel | None = None
+        self._upstreams: dict[str, Upstream] = {}
+        self._routes: dict[tuple[str, str], Route] = {}
+        ledger = Ledger(self.catalog.cost, self.store.record_attempt)
+        self.handle: Handler = stack(
+            self.trace,
+            Deadline(self.clock),
+            identity,
+            Cascade(self.clock, self._lacks, self._translated),
+            Retry(self.clock, random),
+            ledger,
+            Timeout(self.clock),
+            handler=self._dispatch,
+        )
+
+    async def __call__(self, request: Request) -> Stream:
+        return await self.handle(request)
+
+    async def aclose(self) -> None:
+        """Close connections, end the embedded model's process, write what is queued. Idempotent."""
+        if self.local is not None:
+            await self.local.aclose()
+        await self.transport.aclose()
+        await self.store.aclose()
+
+    # --- calls and routes ---------------------------------------------------------------------------------------------
+
+    def new_call(
+        self, *, dialect: str = "", model: str = "", stream: bool = False, request_id: str | None = None
+    ) -> Call:
+        """The record of a request that begins now."""
+        return Call(
+            id=request_id or self.new_id(),
+            started_at=self.clock.now(),
+            started_wall=self.clock.wall(),
+            dialect=dialect,
+            model=model,
+            stream=stream,
+            on_end=[self._record_call],
+        )
+
+    def _record_call(self, call: Call) -> None:
+        self.store.record_call(call)
+
+    def route(self, model: str, dialect: str = "") -> Route:
+        """What `model` means: a route of the settings, `provider/model`, a comma-separated cascade of them, or the bare name of
+        a model of the provider that speaks `dialect`.
+
+        Raises:
+            UnknownModel: None of these; the message lists what there is.
+        """
+        key = (model, dialect)
+        route = self._routes.get(key)
+        if route is None:
+            route = self._resolve(model, dialect)
+            if len(self._routes) >= 4096:
+                self._routes.clear()
+            self._routes[key] = route
+        return route
+
+    def _resolve(self, model: str, dialect: str) -> Route:
+        settings = self.settings
+        if (route := settings.routes.get(model)) is not None:
+            return route
+        if "," in model:
+            return self.levels([part.strip() for part in model.split(",")], dialect)
+        provider, slash, name = model.partition("/")
+        if slash and name and provider in settings.providers:
+            return Route(name=model, cascade=(Target(provider, name, DIRECT_ATTEMPTS),))
+        if slash and provider == "local" and name:
+            return Route(name=model, cascade=(Target(provider, name, 1),))
+        usual = {"openai-chat": "openai", "anthropic": "anthropic"}.get(dialect, "")
+        if model and usual in settings.providers:
+            return Route(name=f"{usual}/{model}", cascade=(Target(usual, model, DIRECT_ATTEMPTS),))
+        if settings.default_route is not None and not settings.providers:
+            return settings.default_route
+        known = [
+            *sorted(settings.routes),
+            *(f"{name}/..." for name in sorted(settings.providers)),
+            "local/...",
+        ]
+        raise UnknownModel(
+            f"{model!r} is neither a route nor provider/model here; there is: {', '.join(known)}"
+        )
+
+    def levels(self, levels: Levels, dialect: str = "") -> Route:
+        """A cascade made on the spot: `["openai/gpt-4o", ("anthropic/claude-3-haiku-20240307", 5)]`.
+
+        Raises:
+            UnknownModel: A level is not known.
+            ValueError: No level, or attempts below 1.
+        """
+        return as_route(levels, lambda model: self.route(model, dialect))
+
+    # --- providers ----------------------------------------------------------------------------------------------------
+
+    async def _dispatch(self, request: Request) -> Stream:
+        assert request.target is not None
+        return await self.upstream(request.target.provider)(request)
+
+    def upstream(self, provider: str) -> Upstream:
+        """The handler for one provider of the settings, made at first use."""
+        upstream = self._upstreams.get(provider)
+        if upstream is None:
+            upstream = self._upstreams[provider] = self._connect(provider)
+        return upstream
+
+    def _connect(self, provider: str) -> Upstream:
+        if provider == "local":
+            return self._connect_local()
+        settings = self.settings.providers[provider]
+        dialect = dialects.by_name(settings.dialect)
+        endpoint = _endpoint(settings, dialect)
+
+        async def fixed() -> Endpoint:
+            return endpoint
+
+        return Upstream(provider, dialect, fixed, self.transport, self.clock)
+
+    def _connect_local(self) -> Upstream:
+        from headrace.local import LocalModel  # noqa: PLC0415  (brings subprocess; most users never need it)
+
+        local = self.settings.local
+        self.local = model = LocalModel(
+            local.model,
+            cache_dir=local.cache_dir,
+            threads=local.threads,
+            context=local.context,
+            parallel=local.parallel,
+            clock=self.clock,
+        )
+        dialect = dialects.by_name("openai-chat")
+
+        async def started() -> Endpoint:
+            url, key = await model.base_url()
+            origin, prefix = Origin.of(f"{url}/v1")
+            return Endpoint(
+                origin=origin,
+                path=prefix + dialect.path,
+                headers=(("content-type", "application/json"), ("authorization", f"Bearer {key}")),
+            )
+
+        return Upstream("local", dialect, started, self.transport, self.clock, lacks=frozenset({"tools"}))
+
+    def _lacks(self, target: Target, request: Request) -> str | None:
+        lacks = self.upstream(target.provider).lacks
+        if "tools" in lacks and request.body.chat.tools:
+            return "tools"
+        return None
+
+    def _translated(self, target: Target, request: Request) -> bool:
+        dialect: Dialect | None = request.body.dialect
+        return dialect is not None and self.upstream(target.provider).dialect is not dialect
+
+
+def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
+    """`levels` as one route; `resolve` knows the names. The rules (deadline, waits) of a single named route are kept."""
+    if isinstance(levels, str):
+        return resolve(levels)
+    if not levels:
+        raise ValueError("a cascade needs at least one level")
+    targets: list[Target] = []
+    names: list[str] = []
+    for level in levels:
+        model, attempts = (level, None) if isinstance(level, str) else level
+        if attempts is not None and attempts < 1:
+            raise ValueError(f"attempts of {model!r} must be 1 or more, not {attempts!r}")
+        names.append(model)
+        for target in resolve(model).cascade:
+            targets.append(target if attempts is None else msgspec.structs.replace(target, attempts=attempts))
+    return Route(name=",".join(names), cascade=tuple(targets))
+
+
+def _endpoint(settings: ProviderSettings, dialect: Dialect) -> Endpoint:
+    origin, prefix = Origin.of(settings.base_url)
+    headers: list[tuple[str, str]] = [("content-type", "application/json")]
+    if settings.api_key is not None:
+        key = settings.api_key.reveal()
+        if settings.auth == "x-api-key":
+            headers.append(("x-api-key", key))
+        elif settings.auth == "bearer":
+            headers.append(("authorization", f"Bearer {key}"))
+    return Endpoint(
+        origin=origin, path=prefix.rstrip("/") + dialect.path, headers=(*headers, *settings.headers)
+    )
+
+
+def _open_transport(settings: Settings, clock: Clock) -> Transport:
+    return HTTPTransport(
+        clock=clock, proxies=ProxyRules.from_environ(settings.proxy_environ), ca_file=settings.ca_file
+    )
+
+
+def _open_store(settings: Settings) -> Store:
+    if settings.store.path is None:
+        return MemoryStore()
+    from headrace.store.sqlite import SQLiteStore  # noqa: PLC0415  (the library writes no file unless told)
+
+    return SQLiteStore(settings.store.path)

@@ -1,0 +1,101 @@
+"""Goes down the levels of a route: the next target once one has given up.
+
+Decides by `errors.disposition` alone. What it leaves to others: repeating at the same target (retry), time (timeout, deadline)
+and whether an answer counts as content (the provider's commit point). When every level is spent the caller gets one
+`AllTargetsFailed` that lists every attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from headrace.clock import Clock
+from headrace.errors import (
+    AllTargetsFailed,
+    ProviderError,
+    ProviderRateLimited,
+    Unsupported,
+    What,
+    disposition,
+)
+from headrace.handler import Handler, Request, Stream
+from headrace.types import Target
+
+__all__ = ["Cascade", "spent_status"]
+
+
+def spent_status(errors: Sequence[ProviderError], *, deadline_passed: bool) -> int:
+    """The HTTP status once every level is spent; pure.
+
+    429 if all were rate limited, 504 at the deadline, the shared 4xx if all agree on one, else 503.
+    """
+    if errors and all(isinstance(error, ProviderRateLimited) for error in errors):
+        return 429
+    if deadline_passed:
+        return 504
+    statuses = {error.http if error.http is not None else error.status for error in errors}
+    if len(statuses) == 1 and 400 <= (status := statuses.pop()) < 500:
+        return status
+    return 503
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """Asks the targets of `request.route` in order.
+
+    Args:
+        clock: For the deadline.
+        lacks: What a target cannot do of what the request needs (`tools`), or None; such a target is skipped.
+        translated: Whether a request must be translated for a target, so that a "bad request" may be our doing.
+    """
+
+    clock: Clock
+    lacks: Callable[[Target, Request], str | None]
+    translated: Callable[[Target, Request], bool]
+
+    def __call__(self, inner: Handler) -> Handler:
+        async def handle(request: Request) -> Stream:
+            return await self._descend(inner, request)
+
+        return handle
+
+    async def _descend(self, inner: Handler, request: Request) -> Stream:
+        route, call = request.route, request.call
+        last = len(route.cascade) - 1
+        skipped: list[str] = []
+        for level, target in enumerate(route.cascade):
+            missing = self.lacks(target, request)
+            if missing is not None:
+                skipped.append(f"{target} has no {missing}")
+                call.warn(f"skipped {target}: it has no {missing}")
+                continue
+            if level and self.clock.now() >= request.deadline:
+                break
+            translated = self.translated(target, request)
+            if translated:
+                _ = request.body.chat  # a body that cannot be read is the caller's fault, not an attempt's
+            try:
+                return await inner(msgspec.structs.replace(request, target=target, last_level=level == last))
+            except ProviderError as error:
+                if disposition(error, translated=translated, on_refusal=route.on_refusal).what is What.STOP:
+                    raise
+                if translated and error.kind == "invalid_request":
+                    call.warn(f"{target} rejected the translated request: {error.message}")
+        if not call.attempts:
+            raise Unsupported(f"no target of {route.name!r} can serve this request: {'; '.join(skipped)}")
+        raise self._spent(request)
+
+    def _spent(self, request: Request) -> AllTargetsFailed:
+        attempts = request.call.attempts
+        errors = [attempt.error for attempt in attempts if attempt.error is not None]
+        waits = [error.retry_after_s for error in errors if error.retry_after_s is not None]
+        passed = self.clock.now() >= request.deadline
+        return AllTargetsFailed(
+            attempts,
+            errors,
+            status=spent_status(errors, deadline_passed=passed),
+            retry_after_s=min(waits, default=None),
+        )

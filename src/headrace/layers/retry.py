@@ -1,0 +1,128 @@
+"""Asks the same target again, as often as its level allows.
+
+`next_attempt` decides and is pure; the loop around it waits. The layer makes the `Attempt` of every try and writes into it why
+the try failed, so that whoever looks at the call later sees all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from headrace.call import Attempt
+from headrace.clock import Clock
+from headrace.errors import ProviderError, What, disposition
+from headrace.handler import Handler, Request, Stream
+
+__all__ = ["Backoff", "Retry", "full_jitter", "next_attempt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """First and longest delay of our own, in seconds; a provider's hint replaces them.
+
+    The defaults are those of the official OpenAI and Anthropic SDKs (0.5 s doubling to 8 s).
+    """
+
+    base_s: float = 0.5
+    cap_s: float = 8.0
+
+
+def full_jitter(attempt: int, *, base: float, cap: float, random: Callable[[], float]) -> float:
+    """Delay before the next attempt: seconds, uniform on [0, min(cap, base * 2 ** (attempt - 1))).
+
+    Args:
+        attempt: Attempts made so far; 1 after the first failure.
+        base, cap: First and longest delay, in seconds, not negative.
+        random: Uniform on [0, 1).
+
+    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 ("full jitter").
+    """
+    return random() * min(cap, base * 2.0 ** min(attempt - 1, 62))
+
+
+def next_attempt(
+    error: ProviderError,
+    *,
+    made: int,
+    allowed: int,
+    now: float,
+    deadline: float,
+    max_wait_s: float,
+    last_level: bool,
+    backoff: Backoff,
+    random: Callable[[], float],
+) -> float | None:
+    """Seconds to wait before asking the same target again, or None to leave it; pure.
+
+    None when the error is final, the attempts are used up, the wait would reach the deadline, or another level is left and
+    the wait is above `max_wait_s`.
+    """
+    if made >= allowed:
+        return None
+    decision = disposition(error)
+    if decision.what is not What.RETRY:
+        return None
+    delay = decision.delay_s
+    if delay is None:
+        delay = full_jitter(made, base=backoff.base_s, cap=backoff.cap_s, random=random)
+    if delay > max_wait_s and not last_level:
+        return None
+    if now + delay >= deadline:
+        return None
+    return delay
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Repeats at one target. `random` is uniform on [0, 1)."""
+
+    clock: Clock
+    random: Callable[[], float]
+    backoff: Backoff = Backoff()
+
+    def __call__(self, inner: Handler) -> Handler:
+        async def handle(request: Request) -> Stream:
+            return await self._repeat(inner, request)
+
+        return handle
+
+    async def _repeat(self, inner: Handler, request: Request) -> Stream:
+        clock, call, target = self.clock, request.call, request.target
+        assert target is not None
+        made, waited = 0, 0.0
+        while True:
+            made += 1
+            now = clock.now()
+            attempt = Attempt(
+                number=len(call.attempts) + 1,
+                target=target,
+                started_at=now,
+                started_wall=clock.wall(),
+                waited_s=waited,
+            )
+            call.attempts.append(attempt)
+            try:
+                return await inner(msgspec.structs.replace(request, attempt=attempt))
+            except ProviderError as error:
+                attempt.fail(error, clock.now())
+                delay = next_attempt(
+                    error,
+                    made=made,
+                    allowed=target.attempts,
+                    now=clock.now(),
+                    deadline=request.deadline,
+                    max_wait_s=request.route.max_wait_s,
+                    last_level=request.last_level,
+                    backoff=self.backoff,
+                    random=self.random,
+                )
+                if delay is None:
+                    raise
+            except BaseException:
+                attempt.end("cancelled", clock.now())
+                raise
+            await clock.sleep(delay)
+            waited = delay
