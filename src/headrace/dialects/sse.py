@@ -1,0 +1,174 @@
+"""Server-sent events: bytes in, events out, no I/O.
+
+Follows the event stream format of the WHATWG HTML standard (section 9.2.6): lines end in LF, CRLF or CR, a blank line
+closes an event, a byte order mark may come first. Two differences, both for the sake of a relay: every event keeps its own
+bytes, and an event that the end of the stream leaves without its blank line is given out (several providers end so).
+"""
+
+from __future__ import annotations
+
+import re
+
+from msgspec import Struct
+
+from headrace.errors import Malformed
+
+__all__ = ["MAX_EVENT_BYTES", "SSEEvent", "SSEParser"]
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""The most bytes of one event. The largest recorded ones (a whole answer repeated in one event) are below 1 MiB."""
+
+_BOM = b"\xef\xbb\xbf"
+
+# A line end and the blank line behind it. `\r\r` closes at once: should a `\n` follow, it is the rest of that line end and
+# a blank line at the head of the next event means nothing. `\n\r` must wait for one more byte, since it is the cut of a
+# stream of CRLFs far more often than a change of line ends.
+_CLOSE = re.compile(rb"\n\n|\r\r|\n\r(?:\n|(?=[^\n]))")
+_HEAD = re.compile(rb"[\r\n]*")
+
+
+def _head_end(buffer: bytes | bytearray, at: int) -> int:
+    match = _HEAD.match(buffer, at)
+    assert match is not None
+    return match.end()
+
+
+class SSEEvent(Struct, frozen=True, gc=False):
+    """One event.
+
+    `name` is its `event` field, empty when absent; `data` its data lines joined by LF. `raw` has all of its bytes: stray
+    blank lines and comments before it, its lines, the closing blank line. `comment` marks a block without any data line
+    (comments, a lone `event:`), which the standard does not dispatch: a sign of life.
+    """
+
+    name: str
+    data: bytes
+    raw: bytes
+    comment: bool = False
+
+
+class SSEParser:
+    """Cuts a stream into events; any split of the bytes gives the same events.
+
+    The `raw` of all events together is the stream, but for blank lines at its very end.
+
+    Args:
+        max_event_bytes: An event longer than this, 1 or more, ends the parsing with `Malformed`.
+    """
+
+    __slots__ = ("_at_start", "_broken", "_head", "_max", "_tail")
+
+    def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max = max_event_bytes
+        self._tail = bytearray()
+        self._head = 0  # how many bytes of the tail are blank lines at its head
+        self._at_start = True
+        self._broken = False
+
+    def feed(self, data: bytes) -> list[SSEEvent]:
+        """The events that `data` completes.
+
+        Raises:
+            Malformed: An event is too long. Events that were complete before it are returned first; the error is raised
+                by the same call when there are none, else by the next one.
+        """
+        if self._broken:
+            raise self._too_long()
+        tail = self._tail
+        if not tail:
+            return self._cut(data, 0)
+        seen = len(tail)
+        tail += data
+        # What was searched before is not searched again: a long event in small pieces costs no more than in one.
+        if self._head == seen:
+            self._head = _head_end(tail, seen)
+        found = _CLOSE.search(tail, max(self._head, seen - 2))
+        if found is None:
+            if len(tail) > self._max:
+                self._broken = True
+                tail.clear()
+                raise self._too_long()
+            return []
+        whole = bytes(tail)
+        tail.clear()
+        return self._cut(whole, found.end())
+
+    def close(self) -> list[SSEEvent]:
+        """The stream has ended: the last event, if its blank line is missing. Raises as `feed` does."""
+        if self._broken:
+            raise self._too_long()
+        block = bytes(self._tail)
+        self._tail.clear()
+        return [self._parse(block)] if block.strip(b"\r\n") else []
+
+    def _cut(self, buffer: bytes, end: int) -> list[SSEEvent]:
+        """The events in `buffer`; `end` is that of the first one where it is known, else 0. Keeps what is left."""
+        events: list[SSEEvent] = []
+        parse, find = self._parse, buffer.find
+        lf_only = b"\r" not in buffer
+        start, size = 0, len(buffer)
+        while True:
+            if end == 0:
+                head = start
+                if buffer[head : head + 1] in (b"\n", b"\r"):
+                    head = _head_end(buffer, head)
+                if lf_only:
+                    end = find(b"\n\n", head) + 2
+                    if end == 1:
+                        break
+                else:
+                    match = _CLOSE.search(buffer, head)
+                    if match is None:
+                        break
+                    end = match.end()
+            if end - start > self._max:
+                return self._break(events)
+            events.append(parse(buffer[start:end]))
+            start, end = end, 0
+            if start == size:
+                return events
+        if size - start > self._max:
+            return self._break(events)
+        self._tail += buffer[start:]
+        self._head = _head_end(self._tail, 0)
+        return events
+
+    def _break(self, events: list[SSEEvent]) -> list[SSEEvent]:
+        self._broken = True
+        if not events:
+            raise self._too_long()
+        return events
+
+    def _too_long(self) -> Malformed:
+        return Malformed(f"a server-sent event is longer than {self._max} bytes")
+
+    def _parse(self, raw: bytes) -> SSEEvent:
+        # The two forms that make up nearly all traffic: one data line, and a name with one data line.
+        if raw.startswith(b"data: "):
+            last = len(raw) - 2
+            if raw.find(b"\n", 6) == last and b"\r" not in raw:
+                self._at_start = False
+                return SSEEvent("", raw[6:last], raw)
+        elif raw.startswith(b"event: "):
+            line = raw.find(b"\n")
+            if raw.startswith(b"data: ", line + 1):
+                last = len(raw) - 2
+                if raw.find(b"\n", line + 7) == last and b"\r" not in raw:
+                    self._at_start = False
+                    return SSEEvent(raw[7:line].decode(errors="replace"), raw[line + 7 : last], raw)
+        return self._parse_lines(raw)
+
+    def _parse_lines(self, raw: bytes) -> SSEEvent:
+        text = raw
+        if self._at_start:
+            self._at_start = False
+            text = raw.removeprefix(_BOM)
+        name = ""
+        lines: list[bytes] = []
+        for line in text.splitlines():
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                lines.append(value.removeprefix(b" "))
+            elif field == b"event":
+                name = value.removeprefix(b" ").decode(errors="replace")
+        return SSEEvent(name, b"\n".join(lines), raw, not lines)
