@@ -1,0 +1,1 @@
+"""Providers: where a request leaves the house, over sockets of our own."""
