@@ -244,7 +244,7 @@ class Settings:
             workers=gateway.workers if workers is None else workers,
         )
         found = _Report("", {})
-        _judge_gateway(found, gateway, self.keys)
+        _judge_gateway(found, gateway, self.keys, {"host": host, "port": port, "workers": workers})
         if found.problems:
             raise ConfigError(report(found.problems, self.source))
         return replace(self, gateway=gateway)
@@ -982,20 +982,15 @@ def _cascade(found: _Report, table: _Table, mentioned: set[str], routes: Sequenc
             continue
         if text is None:
             continue
+        written = item if isinstance(item, str) else item.get("target")
         provider, slash, model = text.partition("/")
-        example = f"{provider or 'openai'}/{model or '...'}" if slash else f"openai/{text or 'gpt-5'}"
         names = sorted(known_providers().keys() | mentioned)
         if not slash and text in routes:
-            found.add(place, "a cascade names models, not routes", 'Write "provider/model".', value=text)
+            found.add(place, "a cascade names models, not routes", 'Write "provider/model".', value=written)
         elif not provider or not model or not text.isprintable() or " " in text:
-            found.add(
-                place,
-                "must be provider/model",
-                f'For instance "{example}".',
-                value=text,
-            )
+            found.add(place, "must be provider/model", 'For instance "openai/gpt-5".', value=written)
         elif provider not in names:
-            found.add(place, f'no provider is called "{provider}"', _closest(provider, names), value=text)
+            found.add(place, "no provider has that name", _closest(provider, names), value=written)
         else:
             targets.append(Target(provider, model, attempts))
     return tuple(targets)
@@ -1012,8 +1007,7 @@ def _keys(found: _Report, root: _Table, routes: Mapping[str, Route]) -> dict[str
         allowed = table.texts("routes")
         for index, route in allowed:
             if route not in routes:
-                place = (*table.path, "routes", index)
-                found.add(place, "no such route", _closest(route, list(routes)), value=route)
+                found.add((*table.path, "routes", index), "no such route", _closest(route, list(routes)))
         table.close()
         if "value" not in table.members:
             found.add(table.path, "has no value", 'Write value = "${NAME}" and set the variable.')
@@ -1061,16 +1055,21 @@ def _gateway(found: _Report, root: _Table, keys: Mapping[str, KeySettings]) -> G
         idle_timeout_s=table.duration("idle_timeout", usual.idle_timeout_s),
     )
     table.close()
-    _judge_gateway(found, gateway, keys)
+    _judge_gateway(found, gateway, keys, table.members)
     return gateway
 
 
-def _judge_gateway(found: _Report, gateway: GatewaySettings, keys: Mapping[str, KeySettings]) -> None:
-    """What several settings of the gateway say together."""
+def _judge_gateway(
+    found: _Report,
+    gateway: GatewaySettings,
+    keys: Mapping[str, KeySettings],
+    written: Mapping[str, object],
+) -> None:
+    """What several settings of the gateway say together; `written` is what the file or the command line said."""
     if not 0 <= gateway.port <= 65_535:
-        found.add(("gateway", "port"), "must be from 0 to 65535", value=gateway.port)
+        found.add(("gateway", "port"), "must be from 0 to 65535", value=written.get("port"))
     if not 1 <= gateway.workers <= 256:
-        found.add(("gateway", "workers"), "must be from 1 to 256", value=gateway.workers)
+        found.add(("gateway", "workers"), "must be from 1 to 256", value=written.get("workers"))
     for key in keys.values():
         if gateway.admin_key is not None and key.value == gateway.admin_key:
             found.add(("keys", key.name, "value"), "is the admin key", "Give clients a key of their own.")
@@ -1083,7 +1082,7 @@ def _judge_gateway(found: _Report, gateway: GatewaySettings, keys: Mapping[str, 
             ("gateway", "host"),
             "other machines can reach this and there is no admin key",
             fix,
-            value=gateway.host,
+            value=written.get("host"),
         )
     elif len(gateway.admin_key.reveal()) < STRONG_KEY:
         found.add(
