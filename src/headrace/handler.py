@@ -45,6 +45,7 @@ __all__ = [
     "Handler",
     "Layer",
     "OneBatch",
+    "Peek",
     "Request",
     "Route",
     "Stream",
@@ -85,6 +86,19 @@ class StreamEncoder(Protocol):
         """The terminal marker and whatever must still come before it. Only after a complete answer."""
 
 
+class Peek(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gateway must know of a body before anything else; the rest stays unread.
+
+    `wants_usage`: the caller asked for usage in the stream (always so in dialects that always send it). `max_tokens` is the
+    output limit that the caller set, None without one.
+    """
+
+    model: str
+    stream: bool = False
+    wants_usage: bool = False
+    max_tokens: int | None = None
+
+
 class Dialect(Protocol):
     """One wire format in both directions; pure functions, no I/O. `path` is where a provider takes it, below its base URL."""
 
@@ -92,6 +106,10 @@ class Dialect(Protocol):
     path: str
     default_headers: Headers
     """Sent where the caller sent none of that name (`anthropic-version`)."""
+
+    def peek(self, body: bytes) -> Peek:
+        """The few members that routing needs, without decoding the rest. Raises `InvalidRequest` naming the member at
+        fault: not an object, not UTF-8, `model` missing or not a string."""
 
     def decode_request(self, body: bytes) -> Chat:
         """Raises `InvalidRequest` naming the member at fault."""
