@@ -27,12 +27,6 @@ _CLOSE = re.compile(rb"\n\n|\r\r|\n\r(?:\n|(?=[^\n]))")
 _HEAD = re.compile(rb"[\r\n]*")
 
 
-def _head_end(buffer: bytes | bytearray, at: int) -> int:
-    match = _HEAD.match(buffer, at)
-    assert match is not None
-    return match.end()
-
-
 class SSEEvent(Struct, frozen=True, gc=False):
     """One event.
 
@@ -99,19 +93,33 @@ class SSEParser:
             raise self._too_long()
         block = bytes(self._tail)
         self._tail.clear()
-        return [self._parse(block)] if block.strip(b"\r\n") else []
+        return [_parse(block, self._at_start)] if block.strip(b"\r\n") else []
 
     def _cut(self, buffer: bytes, end: int) -> list[SSEEvent]:
         """The events in `buffer`; `end` is that of the first one where it is known, else 0. Keeps what is left."""
         events: list[SSEEvent] = []
-        parse, find = self._parse, buffer.find
-        lf_only = b"\r" not in buffer
+        find, starts = buffer.find, buffer.startswith
         start, size = 0, len(buffer)
-        while True:
+        lf_only = b"\r" not in buffer
+        quick = lf_only and size <= self._max
+        while start < size:
             if end == 0:
-                head = start
-                if buffer[head : head + 1] in (b"\n", b"\r"):
-                    head = _head_end(buffer, head)
+                if quick:
+                    # The two forms that make up nearly all traffic: one data line, and a name with one data line.
+                    line = find(b"\n", start)
+                    if starts(b"data: ", start):
+                        if line >= 0 and starts(b"\n", line + 1):
+                            events.append(SSEEvent("", buffer[start + 6 : line], buffer[start : line + 2]))
+                            start = line + 2
+                            continue
+                    elif starts(b"event: ", start) and starts(b"data: ", line + 1):
+                        last = find(b"\n", line + 7)
+                        if last >= 0 and starts(b"\n", last + 1):
+                            name = buffer[start + 7 : line].decode(errors="replace")
+                            events.append(SSEEvent(name, buffer[line + 7 : last], buffer[start : last + 2]))
+                            start = last + 2
+                            continue
+                head = _head_end(buffer, start)
                 if lf_only:
                     end = find(b"\n\n", head) + 2
                     if end == 1:
@@ -123,14 +131,15 @@ class SSEParser:
                     end = match.end()
             if end - start > self._max:
                 return self._break(events)
-            events.append(parse(buffer[start:end]))
+            events.append(_parse(buffer[start:end], self._at_start and not events))
             start, end = end, 0
-            if start == size:
-                return events
-        if size - start > self._max:
-            return self._break(events)
-        self._tail += buffer[start:]
-        self._head = _head_end(self._tail, 0)
+        if events:
+            self._at_start = False
+        if start < size:
+            if size - start > self._max:
+                return self._break(events)
+            self._tail += buffer[start:]
+            self._head = _head_end(self._tail, 0)
         return events
 
     def _break(self, events: list[SSEEvent]) -> list[SSEEvent]:
@@ -142,33 +151,20 @@ class SSEParser:
     def _too_long(self) -> Malformed:
         return Malformed(f"a server-sent event is longer than {self._max} bytes")
 
-    def _parse(self, raw: bytes) -> SSEEvent:
-        # The two forms that make up nearly all traffic: one data line, and a name with one data line.
-        if raw.startswith(b"data: "):
-            last = len(raw) - 2
-            if raw.find(b"\n", 6) == last and b"\r" not in raw:
-                self._at_start = False
-                return SSEEvent("", raw[6:last], raw)
-        elif raw.startswith(b"event: "):
-            line = raw.find(b"\n")
-            if raw.startswith(b"data: ", line + 1):
-                last = len(raw) - 2
-                if raw.find(b"\n", line + 7) == last and b"\r" not in raw:
-                    self._at_start = False
-                    return SSEEvent(raw[7:line].decode(errors="replace"), raw[line + 7 : last], raw)
-        return self._parse_lines(raw)
 
-    def _parse_lines(self, raw: bytes) -> SSEEvent:
-        text = raw
-        if self._at_start:
-            self._at_start = False
-            text = raw.removeprefix(_BOM)
-        name = ""
-        lines: list[bytes] = []
-        for line in text.splitlines():
-            field, _, value = line.partition(b":")
-            if field == b"data":
-                lines.append(value.removeprefix(b" "))
-            elif field == b"event":
-                name = value.removeprefix(b" ").decode(errors="replace")
-        return SSEEvent(name, b"\n".join(lines), raw, not lines)
+def _parse(raw: bytes, at_start: bool) -> SSEEvent:
+    name = ""
+    lines: list[bytes] = []
+    for line in (raw.removeprefix(_BOM) if at_start else raw).splitlines():
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            lines.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ").decode(errors="replace")
+    return SSEEvent(name, b"\n".join(lines), raw, not lines)
+
+
+def _head_end(buffer: bytes | bytearray, at: int) -> int:
+    match = _HEAD.match(buffer, at)
+    assert match is not None
+    return match.end()
