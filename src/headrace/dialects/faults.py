@@ -14,9 +14,8 @@ Four tables decide, and nothing else does; a provider's new error is a new row. 
 An answer with no status and none of these that still is an error object is `ProviderUnavailable`; bytes that are no error
 at all (HTML with a 200, an empty body) are `Malformed`.
 
-The `source` of each row says where it comes from:
-`recorded` (an exchange with the provider is in the tests' table), `reported` (quoted in a public thread), `docs` (the
-provider's error reference), `src` (the server's or the SDK's source).
+The `source` of each row says where it comes from: `recorded` (an exchange with the provider is in the tests' table),
+`reported` (quoted in public threads), `docs` (the provider's error reference), `src` (the server's or the SDK's source).
 """
 
 from __future__ import annotations
@@ -97,20 +96,20 @@ WORDS: tuple[Words, ...] = (
     Words(ProviderRateLimited, "rate_limited", "Mistral docs"),
     Words(ProviderRateLimited, "throttling throttling.ratequota throttling.burstrate limit_requests limit_burst_rate",
           "Alibaba docs"),
-    Words(ProviderRateLimited, "rate_limit_reached_error", "Moonshot docs"),
+    Words(ProviderRateLimited, "rate_limit_reached_error", "Moonshot reported"),
 
     Words(QuotaExhausted, "insufficient_quota credit_balance_exhausted organization_spend_limit_exceeded"
           " project_spend_limit_exceeded organization_usage_limit_exceeded billing_hard_limit_reached"
           " billing_not_active", "OpenAI recorded (insufficient_quota), docs"),
-    Words(QuotaExhausted, "billing_error enforced_spend_limit_reached contract_spend_limit_reached",
-          "Anthropic SDK src"),
+    Words(QuotaExhausted, "billing_error enforced_spend_limit_reached contract_spend_limit_reached"
+          " linked_organization_spend_limit_reached linked_organization_billing_unavailable", "Anthropic SDK src"),
     Words(QuotaExhausted, "servicequotaexceededexception", "Bedrock docs"),
-    Words(QuotaExhausted, "arrearage throttling.allocationquota", "Alibaba docs"),
-    Words(QuotaExhausted, "exceeded_current_quota_error", "Moonshot docs"),
+    Words(QuotaExhausted, "arrearage throttling.allocationquota", "Alibaba reported, docs"),
+    Words(QuotaExhausted, "exceeded_current_quota_error", "Moonshot reported"),
 
     Words(ProviderOverloaded, "overloaded_error overloaded", "Anthropic reported"),
     Words(ProviderOverloaded, "server_is_overloaded engine_overloaded engine_overloaded_error",
-          "OpenAI docs, Moonshot docs"),
+          "OpenAI docs; Moonshot reported"),
     Words(ProviderOverloaded, "unavailable", "Gemini reported"),
     Words(ProviderOverloaded, "serviceunavailableexception modelnotreadyexception", "Bedrock docs"),
     Words(ProviderOverloaded, "nocapacity", "Azure docs"),
@@ -119,10 +118,13 @@ WORDS: tuple[Words, ...] = (
     Words(ProviderUnavailable, "modeltimeoutexception modelerrorexception modelstreamerrorexception"
           " internalserverexception", "Bedrock docs"),
     Words(ProviderUnavailable, "timeout_error", "Anthropic docs"),
+    Words(ProviderUnavailable, "cmek_key_unreachable cmek_context_unavailable", "Anthropic SDK src: passes in minutes"),
 
     Words(CredentialsInvalid, "invalid_api_key wrong_api_key invalid_authentication_error",
           "OpenAI, Cerebras, Groq, Together recorded; Moonshot docs"),
     Words(CredentialsInvalid, "authentication_error permission_error", "Anthropic, DeepSeek recorded"),
+    Words(CredentialsInvalid, "organization_on_hold cmek_key_disabled cmek_key_network_blocked"
+          " claude_code_key_creator_not_member", "Anthropic SDK src"),
     Words(CredentialsInvalid, "api_key_invalid", "Gemini recorded (ErrorInfo.reason)"),
     Words(CredentialsInvalid, "unauthenticated", "google.rpc docs"),
     Words(CredentialsInvalid, "accessdeniedexception expiredtokenexception unrecognizedclientexception"
@@ -137,13 +139,13 @@ WORDS: tuple[Words, ...] = (
     Words(ContextTooLong, "context_length_exceeded", "OpenAI recorded"),
     Words(ContextTooLong, "exceed_context_size_error", "llama.cpp recorded"),
     Words(ContextTooLong, "too_many_prompt_tokens", "Perplexity reported"),
-    Words(NeverFits, "request_too_large", "Anthropic docs"),
+    Words(NeverFits, "request_too_large request_body_too_large_after_decoding", "Anthropic docs, SDK src"),
 
     Words(ContentFiltered, "content_filter responsibleaipolicyviolation content_policy_violation moderation_blocked",
           "Azure recorded; OpenAI docs"),
     Words(ContentFiltered, "data_inspection_failed datainspectionfailed", "Alibaba docs"),
 
-    Words(ModelFailed, "tool_use_failed json_validate_failed output_parse_failed", "Groq docs"),
+    Words(ModelFailed, "tool_use_failed json_validate_failed", "Groq docs, reported"),
 
     # Words whose status alone would say something else.
     Words(ProviderRejected, "multimodal_not_enabled", "Cerebras recorded, with 403: the key is good"),
@@ -181,7 +183,7 @@ VAGUE_WORDS: tuple[Words, ...] = (
           " OpenRouter, Alibaba recorded in streams; vLLM src"),
     Words(ProviderRejected, "invalid_argument failed_precondition out_of_range", "google.rpc docs"),
     Words(ProviderRejected, "validationexception", "Bedrock recorded"),
-    Words(ProviderUnavailable, "api_error server_error internal_error internal_server_error internal aborted"
+    Words(ProviderUnavailable, "api_error server_error internal_error internal_server_error internal conflict_error aborted"
           " deadline_exceeded cancelled unknown", "OpenAI, Anthropic, google.rpc docs"),
     Words(CredentialsInvalid, "permission_denied unauthorized", "google.rpc docs"),
     Words(ModelNotFound, "not_found", "google.rpc docs"),
@@ -192,11 +194,14 @@ MESSAGES: tuple[Refinement, ...] = (
     Refinement(ProviderRateLimited, r"request too large.*limit \d+, requested \d+", NeverFits, "OpenAI recorded; Groq reported"),
 
     # A quota that no wait within a request brings back, with the status of a rate limit.
-    Refinement(ProviderRateLimited, r"PerDay", QuotaExhausted, "Gemini docs (QuotaFailure.violations.quotaId)"),
+    Refinement(ProviderRateLimited, r"PerDay", QuotaExhausted, "Gemini reported (QuotaFailure.violations.quotaId)"),
+    Refinement(ProviderRateLimited, r"quota exceeded for metric: \S+, limit: 0\b(?!\.)", QuotaExhausted,
+               "Gemini reported: not in the free tier"),
     Refinement(ProviderRateLimited, r"free-models-per-day", QuotaExhausted, "OpenRouter reported"),
     Refinement(ProviderRateLimited, r"used all available credits|monthly spending limit", QuotaExhausted, "xAI reported"),
     Refinement(ProviderRateLimited, r"limited to [\d,]+ API calls / month", QuotaExhausted, "Cohere reported"),
-    Refinement(CredentialsInvalid, r"used all available credits|monthly spending limit", QuotaExhausted, "xAI reported"),
+    Refinement(CredentialsInvalid, r"used all available credits|monthly spending limit|run out of credits", QuotaExhausted,
+               "xAI reported, with 403"),
     Refinement(ProviderRejected, r"^you have reached your specified API usage limits", QuotaExhausted, "Anthropic reported"),
     Refinement(ProviderRejected, r"credit balance is too low", QuotaExhausted, "Anthropic reported"),
 
@@ -231,6 +236,7 @@ MESSAGES: tuple[Refinement, ...] = (
     # Filters.
     Refinement(ProviderRejected, r"^output blocked by content filtering", ContentFiltered, "Anthropic reported"),
     Refinement(ProviderRejected, r"^invalid prompt: your prompt was flagged", ContentFiltered, "OpenAI reported"),
+    Refinement(ProviderRejected, r"^content exists risk", ContentFiltered, "DeepSeek reported"),
     Refinement(CredentialsInvalid, r"your input was flagged", ContentFiltered, "OpenRouter docs, with 403"),
     Refinement(CredentialsInvalid, r"^content violates usage guidelines", ContentFiltered, "xAI reported, with 403"),
 
@@ -249,22 +255,23 @@ REQUEST_ID_HEADERS = (
     "apim-request-id",         # Azure
     "x-amzn-requestid",        # Bedrock
     "mistral-correlation-id",
-    "x-correlation-id",        # Perplexity
-    "x-typhon-request-id",
-    "cf-ray",                  # whoever stands behind Cloudflare and has none of these
+    "x-debug-trace-id",        # Cohere
+    "x-ds-trace-id",           # DeepSeek
 )
-"""Where the provider's id of the request is; the first that is there."""
+"""Where the provider's id of the request is, all recorded; the first that is there, else `request_id` of the body, else
+`cf-ray`, which whoever stands behind Cloudflare has."""
 
 SECRETS: tuple[tuple[str, str], ...] = (
-    # What follows "provided:" is what we sent, whatever it looks like (OpenAI, xAI).
+    # What follows "provided:" is what we sent, whatever it looks like (OpenAI).
     (r'(?i)(\bapi[ _-]?key provided: ?)(?!\[key\])[^"\n]*?(?=\. |\.?["\n]|\.?$)', r"\1[key]"),
-    (r"(?i)(\b(?:x-)?(?:api|access|auth|secret|security)[ _-]?(?:key|token)['\"]?\s*[:=]\s*['\"]?)(?!\[key\])[^\s'\",;&]+",
-     r"\1[key]"),
+    # A header or a member with a key, echoed.
+    (r"(?i)(\bauthorization\\?['\"]?\s*[:=]\s*\\?['\"]?)(?!\[key\])(?:(?:bearer|basic|token)\s+)?[^\s'\"\\,;&]+", r"\1[key]"),
+    (r"(?i)(\b(?:x-)?(?:api|access|auth|secret|security|session)[ _-]?(?:key|token)\\?['\"]?\s*[:=]\s*\\?['\"]?)(?!\[key\]|null\b)[^\s'\"\\,;&{}\[\]]+", r"\1[key]"),
     (r"(?i)(\bbearer\s+)(?!\[key\])[\w.~+/*=-]{6,}", r"\1[key]"),
-    (r"(?i)([?&]key=)(?!\[key\])[^\s&'\"]+", r"\1[key]"),
-    # Prefixes of keys: OpenAI, Anthropic, OpenRouter, DeepSeek, ... (sk-); Cerebras; Perplexity; xAI; Groq; Hugging Face;
-    # Replicate; Fireworks; Google; AWS.
-    (r"\b(?:sk|csk|pplx|xai|tgp)-[\w*-]{4,}", "[key]"),
+    (r"(?i)([?&]key=)(?!\[key\])[^\s&'\"\\]+", r"\1[key]"),
+    # Prefixes of keys: OpenAI, Anthropic, OpenRouter, DeepSeek (sk-), Cerebras, Perplexity, xAI; Groq, Hugging Face,
+    # Replicate, Fireworks, NVIDIA; Google; AWS; a JSON web token.
+    (r"\b(?:sk|csk|pplx|xai)-[\w*-]{4,}", "[key]"),
     (r"\b(?:gsk|hf|r8|fw|nvapi)[_-][\w*-]{8,}", "[key]"),
     (r"\bAIza[\w*-]{8,}", "[key]"),
     (r"\b(?:AKIA|ASIA)[A-Z0-9*]{8,}", "[key]"),
@@ -403,23 +410,17 @@ def _words(error: dict[str, Any], outer: dict[str, Any], headers: Mapping[str, s
         if header in headers:
             yield from _word(headers[header].partition(":")[0])
     details = error.get("details")
-    metadata = error.get("metadata")
-    inner = error.get("innererror")
     if isinstance(details, dict):
         yield from _word(details.get("error_code"))
-    if isinstance(details, list):
-        for detail in details:
-            if isinstance(detail, dict):
-                yield from _word(detail.get("reason"))
-    if isinstance(inner, dict):
-        yield from _word(inner.get("code"))
+    for detail in _details(error):
+        yield from _word(detail.get("reason"))
     for source in (error,) if error is outer else (error, outer):
         for name in ("code", "error_code", "type", "status", "reason"):
             yield from _word(source.get(name))
-    if isinstance(metadata, dict):
-        yield from _word(metadata.get("error_type"))
-    kind = outer.get("__type")
-    if isinstance(kind, str):
+    for name, member in (("innererror", "code"), ("metadata", "error_type")):
+        if isinstance(inner := error.get(name), dict):
+            yield from _word(inner.get(member))
+    if isinstance(kind := outer.get("__type"), str):
         yield from _word(kind.rpartition("#")[2])
     yield from _word(outer.get("error"))
 
@@ -505,9 +506,10 @@ def _details(error: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _request_id(headers: Mapping[str, str], error: dict[str, Any], outer: dict[str, Any]) -> str | None:
     for value in (
-        *(headers.get(name) for name in REQUEST_ID_HEADERS),
+        *map(headers.get, REQUEST_ID_HEADERS),
         outer.get("request_id"),
         error.get("request_id"),
+        headers.get("cf-ray"),
     ):
         if isinstance(value, str) and (line := _line(value)):
             return line[:200]
@@ -529,12 +531,12 @@ def _line(text: str) -> str:
     return line if len(line) <= MESSAGE_KEPT else line[: MESSAGE_KEPT - 1] + "…"
 
 
-_DURATION = r"(?:\d+(?:\.\d+)?\s*(?:hours?|minutes?|seconds?|ms|h|m|s)\b\s*)+"
-_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|h|m|s)")
+_DURATION = r"(?:\d+(?:\.\d+)?\s*(?:hours?|minutes?|seconds?|h|m|s|ms)(?![a-z])\s*)+"
+_IS_DURATION = re.compile(_DURATION, re.IGNORECASE | re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|h|m|s)", re.IGNORECASE | re.ASCII)
 _UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_TRY_AGAIN = re.compile(
-    rf"(?i)\b(?:try again|retry) (?:in|after) ({_DURATION}|(?:\d+(?:\.\d+)?(?:h|ms|m|s))+)"
-)
+_TRY_AGAIN = re.compile(rf"\b(?:try again|retry) (?:in|after) ({_DURATION})", re.IGNORECASE | re.ASCII)
+_NUMBER = re.compile(r"\d+\.?\d*|\.\d+", re.ASCII)
 
 
 def retry_after(headers: Mapping[str, str], body_json: Any, now_wall: float) -> float | None:
@@ -578,12 +580,15 @@ def _hints(headers: Mapping[str, str], body_json: Any, now_wall: float) -> Itera
 
 
 def _float(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
+    """A decimal number, as JSON or as text; none of `1e3`, `1_000` and `nan`, which Python would take."""
+    if isinstance(value, str):
+        return float(value) if _NUMBER.fullmatch(value := value.strip()) else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return None
+    return None
 
 
 def _until(date: str | None, now_wall: float) -> float | None:
@@ -598,5 +603,6 @@ def _until(date: str | None, now_wall: float) -> float | None:
 
 def _duration(value: Any) -> float | None:
     """Seconds of `34.4s`, `644ms`, `1m30s`, `6 seconds`."""
-    parts = _PART.findall(value.lower()) if isinstance(value, str) else []
-    return sum(float(amount) * _UNIT_S[unit] for amount, unit in parts) if parts else None
+    if not isinstance(value, str) or not _IS_DURATION.fullmatch(value.strip()):
+        return None
+    return sum(float(amount) * _UNIT_S[unit.lower()] for amount, unit in _PART.findall(value))
