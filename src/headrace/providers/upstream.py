@@ -32,6 +32,7 @@ from headrace.types import (
     End,
     Finish,
     Frame,
+    Headers,
     Start,
     UsageReport,
 )
@@ -97,7 +98,7 @@ class Upstream:
             endpoint.origin,
             "POST",
             endpoint.path,
-            self._header_block(endpoint, request),
+            self._header_block(endpoint, request.headers if request.body.dialect is self.dialect else ()),
             body,
             connect_s=max(0.0, min(request.route.connect_s, request.deadline - self._clock.now())),
         )
@@ -115,8 +116,26 @@ class Upstream:
             await response.aclose()
             raise
 
-    def _header_block(self, endpoint: Endpoint, request: Request) -> bytes:
-        pairs = request.headers if request.body.dialect is self.dialect else ()
+    async def post(self, suffix: str, body: bytes, headers: Headers, *, connect_s: float) -> bytes:
+        """One plain request beside the chat endpoint, such as `/count_tokens`: the body of its 2xx answer.
+
+        Raises:
+            ProviderError: Any other answer, or none.
+        """
+        endpoint = await self._endpoint()
+        block = self._header_block(endpoint, headers)
+        response = await self._transport.send(
+            endpoint.origin, "POST", endpoint.path + suffix, block, body, connect_s=connect_s
+        )
+        try:
+            if not 200 <= response.status < 300:
+                raise await self._refusal(response)
+            return await response.read(ERROR_LIMIT)
+        finally:
+            await response.aclose()
+
+    def _header_block(self, endpoint: Endpoint, forwarded: Headers) -> bytes:
+        pairs = forwarded
         for default in self.dialect.default_headers:
             if all(name != default[0] for name, _ in pairs):
                 pairs += (default,)

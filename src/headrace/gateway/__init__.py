@@ -1,0 +1,1 @@
+"""The gateway's face: the engine behind HTTP, in the dialects of the official SDKs."""

@@ -1,0 +1,93 @@
+"""What the admin API and `GET /v1/requests/{id}` show, as plain values. No secret is in any of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headrace.call import format_usd
+
+if TYPE_CHECKING:
+    from headrace.engine import Engine
+    from headrace.store import StoredRequest
+
+__all__ = ["overview", "request_report"]
+
+
+def overview(engine: Engine, *, busy: int) -> dict[str, Any]:
+    """Providers, routes and the stack."""
+    from headrace.engine import LAYERS
+
+    settings = engine.settings
+    return {
+        "busy": busy,
+        "store": {
+            "path": str(settings.store.path) if settings.store.path else None,
+            "dropped": engine.store.dropped,
+        },
+        "providers": [
+            {
+                "name": provider.name,
+                "dialect": provider.dialect,
+                "base_url": provider.base_url,
+                "key": "yes"
+                if provider.api_key is not None
+                else "none needed"
+                if provider.keyless
+                else "missing",
+            }
+            for provider in settings.providers.values()
+        ],
+        "routes": [
+            {
+                "name": route.name,
+                "deadline_s": route.deadline_s,
+                "cascade": [{"target": str(target), "attempts": target.attempts} for target in route.cascade],
+            }
+            for route in settings.routes.values()
+        ],
+        "keys": [
+            {"name": key.name, "tenant": key.tenant, "routes": sorted(key.routes)}
+            for key in settings.keys.values()
+        ],
+        "stack": [{"layer": note.name, "reason": note.reason} for note in LAYERS],
+    }
+
+
+def request_report(stored: StoredRequest) -> dict[str, Any]:
+    """One request with every attempt; money as decimal strings of US dollars, `unknown` where it is."""
+    attempts = [
+        {
+            "attempt": row.number,
+            "target": row.target,
+            "model": row.model,
+            "outcome": row.outcome,
+            "reason": row.error_kind,
+            "http": row.http,
+            "waited_s": row.waited_s,
+            "first_content_s": row.first_content_s,
+            "duration_s": row.duration_s,
+            "tokens": {
+                "input": row.input_tokens,
+                "output": row.output_tokens,
+                "cache_read": row.cache_read_tokens,
+                "cache_write": row.cache_write_tokens,
+                "reasoning": row.reasoning_tokens,
+            },
+            "cost_usd": format_usd(row.cost_nano),
+            "wasted_usd": format_usd(row.wasted_nano),
+        }
+        for row in stored.attempts
+    ]
+    costs = [row.cost_nano for row in stored.attempts]
+    total = None if any(cost is None for cost in costs) else sum(cost for cost in costs if cost is not None)
+    return {
+        "id": stored.request_id,
+        "started": stored.started_wall,
+        "route": stored.route,
+        "dialect": stored.dialect,
+        "stream": stored.stream,
+        "status": stored.status,
+        "warnings": list(stored.warnings),
+        "cost_usd": format_usd(total),
+        "attempts": attempts,
+    }

@@ -1,0 +1,265 @@
+"""The model endpoints: one request of a dialect through the engine and back, whole or streamed.
+
+In the caller's own dialect the provider's bytes are relayed as they came; across dialects the events are encoded again. The
+shape of every error is the caller's dialect's, before the first byte and after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from headrace.call import Call, format_usd
+from headrace.errors import (
+    AllTargetsFailed,
+    HeadraceError,
+    InvalidRequest,
+    ProviderError,
+    Refused,
+    ShuttingDown,
+    StreamBroken,
+)
+from headrace.gateway.depth import check_depth
+from headrace.handler import Body, Dialect, Request, Stream, assemble
+from headrace.types import Complete, End, Frame, Headers
+
+if TYPE_CHECKING:
+    from headrace.engine import Engine
+    from headrace.gateway.auth import Identity, Keyring
+    from headrace.gateway.http import Exchange
+
+__all__ = ["Answering", "error_headers"]
+
+logger = logging.getLogger("headrace.gateway")
+
+FORWARDED = ("anthropic-beta", "anthropic-version", "openai-beta")
+"""The caller's headers that a provider of the same dialect is to see. Credentials and cookies never are."""
+
+JSON_TYPE = b"content-type: application/json\r\n"
+STREAM_TYPE = (
+    b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+)
+
+
+class Answering:
+    """Answers `POST` requests to the model endpoints."""
+
+    def __init__(self, engine: Engine, keyring: Keyring, *, max_depth: int) -> None:
+        self.engine = engine
+        self.keyring = keyring
+        self.max_depth = max_depth
+        self.draining = False
+
+    async def __call__(self, exchange: Exchange, dialect: Dialect) -> None:
+        engine = self.engine
+        call = engine.new_call(dialect=dialect.name)
+        status = 499
+        try:
+            stream, request = await self._ask(exchange, dialect, call)
+            status = 200
+            if request.stream:
+                await _relay(exchange, dialect, call, request, stream)
+            else:
+                await _whole(exchange, dialect, call, request, stream)
+        except HeadraceError as error:
+            status = error.http_status
+            _refuse(exchange, dialect, call, error)
+        except (asyncio.CancelledError, ConnectionResetError):
+            raise
+        except Exception:
+            status = 500
+            logger.exception("request %s failed in Headrace itself", call.id)
+            if exchange.started:
+                raise
+            _refuse(
+                exchange,
+                dialect,
+                call,
+                HeadraceError("internal error; the log has the details under this request's id"),
+            )
+        finally:
+            call.end(status, engine.clock.now())
+
+    async def _ask(self, exchange: Exchange, dialect: Dialect, call: Call) -> tuple[Stream, Request]:
+        headers = exchange.headers
+        identity = self.keyring.identify(headers)
+        if self.draining:
+            raise ShuttingDown("this gateway is shutting down", retry_after_s=1.0)
+        body = exchange.body
+        check_depth(body, self.max_depth)
+        peek = dialect.peek(body)
+        call.model, call.stream = peek.model, peek.stream
+        _identify(call, identity, headers)
+        route = self.engine.route(peek.model, dialect.name)
+        call.route = route.name
+        request = Request(
+            body=Body(wire=body, dialect=dialect),
+            route=route,
+            call=call,
+            stream=peek.stream,
+            wants_usage=peek.wants_usage,
+            headers=_forwarded(headers),
+            timeout_s=_timeout(headers),
+            allowed_routes=identity.routes,
+        )
+        return await self.engine.handle(request), request
+
+
+def _identify(call: Call, identity: Identity, headers: Mapping[str, str]) -> None:
+    call.key_id = identity.key_id
+    call.tenant = identity.tenant
+    call.team = identity.team
+    call.user = headers.get("x-headrace-user") or identity.user
+    tags = headers.get("x-headrace-tags")
+    if tags:
+        call.tags = _tags(tags)
+
+
+def _tags(text: str) -> dict[str, str]:
+    """`team=search, experiment=7` as a dictionary; a word without `=` is a tag with an empty value."""
+    pairs = (part.partition("=") for part in text.split(",") if part.strip())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _forwarded(headers: Mapping[str, str]) -> Headers:
+    return tuple((name, headers[name]) for name in FORWARDED if name in headers)
+
+
+def _timeout(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("x-headrace-timeout")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= 86_400:
+        raise InvalidRequest(f"x-headrace-timeout must be seconds above 0 and at most 86400, not {text!r}")
+    return seconds
+
+
+# --- a whole answer ---------------------------------------------------------------------------------------------------
+
+
+async def _whole(exchange: Exchange, dialect: Dialect, call: Call, request: Request, stream: Stream) -> None:
+    frames: list[Frame] = []
+    try:
+        async for batch in stream:
+            frames += batch
+    finally:
+        await stream.aclose()
+    if (
+        len(frames) == 1
+        and frames[0].raw is not None
+        and frames[0].dialect == dialect.name
+        and _is_whole(frames[0])
+    ):
+        body = frames[0].raw
+    else:
+        body = dialect.encode_reply(
+            assemble([event for frame in frames for event in frame.events]), call.warnings
+        )
+    exchange.respond(200, JSON_TYPE + _answer_headers(call, whole=True), body)
+
+
+def _answer_headers(call: Call, *, whole: bool) -> bytes:
+    """The headers that say who answered; the cost only of a whole answer, for of a stream it is not known yet."""
+    lines = [
+        f"x-request-id: {call.id}\r\nrequest-id: {call.id}\r\nx-headrace-attempts: {len(call.attempts)}\r\n"
+    ]
+    if call.target is not None:
+        lines.append(f"x-headrace-target: {_clean(str(call.target))}\r\n")
+    if whole:
+        lines.append(f"x-headrace-cost-usd: {format_usd(call.cost)}\r\n")
+    if call.warnings:
+        lines.append(f"x-headrace-warnings: {_clean('; '.join(call.warnings))}\r\n")
+    return "".join(lines).encode("latin-1", "replace")
+
+
+def _clean(text: str) -> str:
+    """`text` as a header value: one line of printable ASCII, at most 2,000 characters."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text[:2000])
+
+
+# --- a stream ---------------------------------------------------------------------------------------------------------
+
+
+async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Request, stream: Stream) -> None:
+    exchange.start(200, STREAM_TYPE + _answer_headers(call, whole=False))
+    encoder = None
+    ended = False
+    try:
+        async for batch in stream:
+            pieces: list[bytes] = []
+            for frame in batch:
+                if frame.raw is not None and frame.dialect == dialect.name and not _is_whole(frame):
+                    if frame.events and type(frame.events[-1]) is End:
+                        ended = True
+                        pieces.append(_receipt(call))
+                    if not frame.hidden:
+                        pieces.append(frame.raw)
+                else:
+                    if encoder is None:
+                        encoder = dialect.encoder(
+                            include_usage=request.wants_usage, model=str(call.target), id=call.id
+                        )
+                    pieces += [encoder.feed(event) for event in frame.events if type(event) is not End]
+            await exchange.write(b"".join(pieces))
+        if ended:
+            exchange.finish()
+        else:
+            last = encoder or dialect.encoder(include_usage=False, model=str(call.target), id=call.id)
+            exchange.finish(_receipt(call) + last.end())
+    except HeadraceError as error:
+        broken = error if isinstance(error, StreamBroken) else StreamBroken(error.message)
+        exchange.finish(
+            _receipt(call)
+            + dialect.encode_stream_error(
+                broken.kind, broken.message, status=broken.http_status, request_id=call.id
+            )
+        )
+    finally:
+        await stream.aclose()
+
+
+def _is_whole(frame: Frame) -> bool:
+    return len(frame.events) == 1 and type(frame.events[0]) is Complete
+
+
+def _receipt(call: Call) -> bytes:
+    """What a stream cannot say in its headers, as a comment: who answered, after how many attempts, at what cost."""
+    text = json.dumps(
+        {
+            "request_id": call.id,
+            "target": str(call.target),
+            "attempts": len(call.attempts),
+            "cost_usd": format_usd(call.cost),
+        }
+    )
+    return f": headrace {text}\n\n".encode()
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def _refuse(exchange: Exchange, dialect: Dialect, call: Call, error: HeadraceError) -> None:
+    status = error.http_status
+    if isinstance(error, ProviderError) and error.dialect == dialect.name and error.http and error.body:
+        status, body = error.http, error.body
+    else:
+        body = dialect.encode_error(error.kind, error.message, status=status, request_id=call.id)
+    exchange.respond(status, JSON_TYPE + error_headers(error) + _answer_headers(call, whole=True), body)
+
+
+def error_headers(error: HeadraceError) -> bytes:
+    """Tells the official SDKs whether to ask again: what the cascade has spent is not retried by the client too."""
+    lines: list[str] = []
+    if isinstance(error, AllTargetsFailed | ProviderError) or not isinstance(error, Refused):
+        lines.append("x-should-retry: false\r\n")
+    wait = getattr(error, "retry_after_s", None)
+    if wait is not None:
+        lines.append(f"retry-after: {max(0, -int(-wait // 1))}\r\n")
+    return "".join(lines).encode()

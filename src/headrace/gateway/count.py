@@ -1,0 +1,63 @@
+"""`POST /v1/messages/count_tokens`: asked of the provider where it has such an endpoint, estimated otherwise."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from headrace.errors import Forbidden, HeadraceError, Malformed
+from headrace.tokens import estimate_chat
+
+if TYPE_CHECKING:
+    from headrace.engine import Engine
+    from headrace.gateway.http import Exchange
+    from headrace.handler import Dialect
+
+__all__ = ["count_tokens"]
+
+logger = logging.getLogger("headrace.gateway")
+
+FORWARDED = ("anthropic-beta", "anthropic-version")
+
+
+class _Counted(msgspec.Struct):
+    input_tokens: int
+
+
+async def count_tokens(
+    engine: Engine, dialect: Dialect, exchange: Exchange, allowed: frozenset[str]
+) -> tuple[int, bytes]:
+    """The input tokens of the request in `exchange`, and headers that say how they were counted.
+
+    The first target of the model's route decides: one that speaks Anthropic is asked (it is free of charge there); for any
+    other, and when it cannot be asked, the estimate's upper bound is given, with a warning header.
+
+    Raises:
+        RequestError: The body is not a Messages request, its model is not known or not allowed.
+    """
+    body = exchange.body
+    route = engine.route(dialect.peek(body).model, dialect.name)
+    if allowed and route.name not in allowed:
+        raise Forbidden(f"this key may use {', '.join(sorted(allowed))}, not {route.name!r}")
+    target = route.cascade[0]
+    upstream = engine.upstream(target.provider)
+    if upstream.dialect is dialect:
+        headers = tuple((name, exchange.headers[name]) for name in FORWARDED if name in exchange.headers)
+        spliced = dialect.splice(body, model=target.model, include_usage=False, max_tokens=None)
+        try:
+            answer = await upstream.post("/count_tokens", spliced, headers, connect_s=route.connect_s)
+            return _decode(answer), b""
+        except HeadraceError as error:
+            logger.info("%s does not count tokens (%s); estimating", target, error.kind)
+    return estimate_chat(
+        dialect.decode_request(body)
+    ).bound, b"x-headrace-warnings: input_tokens is an estimate (upper bound)\r\n"
+
+
+def _decode(answer: bytes) -> int:
+    try:
+        return msgspec.json.decode(answer, type=_Counted).input_tokens
+    except msgspec.DecodeError as error:
+        raise Malformed("the provider's token count cannot be read") from error

@@ -1,0 +1,108 @@
+"""Prometheus metrics of the gateway: an observer of calls and attempts, and the text for `/metrics`.
+
+Labels are routes, targets and words of closed sets. A caller may name any model of a provider, so only the first
+`SERIES_LIMIT` names get series of their own; the rest share `other`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from headrace.call import Attempt, Call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Metrics"]
+
+SERIES_LIMIT = 500
+
+SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """Counts what ends. `busy` gives the answers under way, `dropped` the ledger rows that could not be written."""
+
+    def __init__(self, *, busy: Callable[[], int], dropped: Callable[[], int]) -> None:
+        self._names: set[str] = set()
+        self.registry = registry = CollectorRegistry(auto_describe=False)
+        self._requests = Counter(
+            "headrace_requests", "Logical calls by route and status", ["route", "status"], registry=registry
+        )
+        self._duration = Histogram(
+            "headrace_request_duration_seconds",
+            "From the request to its last byte",
+            ["route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._attempts = Counter(
+            "headrace_attempts",
+            "Requests to providers by target, outcome and reason",
+            ["target", "outcome", "reason"],
+            registry=registry,
+        )
+        self._first = Histogram(
+            "headrace_time_to_first_content_seconds",
+            "From an attempt's start to its first content",
+            ["target"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "headrace_tokens", "Tokens by target and type", ["target", "type"], registry=registry
+        )
+        self._cost = Counter("headrace_cost_usd", "Money by target", ["target"], registry=registry)
+        self._wasted = Counter(
+            "headrace_wasted_usd", "Money for what no caller received", ["target"], registry=registry
+        )
+        self._unpriced = Counter(
+            "headrace_unpriced_attempts", "Attempts whose cost is unknown", ["target"], registry=registry
+        )
+        Gauge("headrace_inflight", "Answers under way", registry=registry).set_function(busy)
+        Gauge(
+            "headrace_ledger_dropped", "Ledger rows that could not be written", registry=registry
+        ).set_function(dropped)
+
+    def _bounded(self, name: str) -> str:
+        if name in self._names:
+            return name
+        if len(self._names) >= SERIES_LIMIT:
+            return "other"
+        self._names.add(name)
+        return name
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def call_ended(self, call: Call) -> None:
+        """See `headrace.layers.trace.Observer`."""
+        route = self._bounded(call.route or "none")
+        self._requests.labels(route, str(call.status)).inc()
+        self._duration.labels(route).observe(call.duration_s or 0.0)
+
+    def attempt_ended(self, call: Call, attempt: Attempt) -> None:
+        """See `headrace.layers.trace.Observer`."""
+        target = self._bounded(str(attempt.target))
+        self._attempts.labels(target, attempt.outcome, attempt.error_kind or "").inc()
+        if attempt.first_content_s is not None:
+            self._first.labels(target).observe(attempt.first_content_s)
+        usage = attempt.usage
+        if usage is not None:
+            tokens = self._tokens
+            tokens.labels(target, "input").inc(usage.input_tokens)
+            tokens.labels(target, "output").inc(usage.output_tokens)
+            if usage.cache_read_tokens:
+                tokens.labels(target, "cache_read").inc(usage.cache_read_tokens)
+            if usage.cache_write_tokens:
+                tokens.labels(target, "cache_write").inc(usage.cache_write_tokens)
+            if usage.reasoning_tokens:
+                tokens.labels(target, "reasoning").inc(usage.reasoning_tokens)
+        if attempt.cost is None:
+            self._unpriced.labels(target).inc()
+        else:
+            self._cost.labels(target).inc(attempt.cost / 1e9)
+            self._wasted.labels(target).inc((attempt.wasted or 0) / 1e9)
