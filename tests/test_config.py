@@ -234,6 +234,8 @@ model = "models/x.gguf"
 cache_dir = "~/weights"
 [prices."openai/my-model"]
 input_usd_per_mtok = "3.00"
+output_usd_per_mtok = "6"
+tools = false
 context_window = 8192
 """
 ENVIRON = {
@@ -265,7 +267,14 @@ def test_the_design_is_understood(folder: Path) -> None:
     assert found.store.path == folder / "headrace.db"
     assert found.local.model == str(folder / "models/x.gguf")
     assert found.local.cache_dir == Path("/home/u/weights")
-    assert found.prices == {"openai/my-model": {"input_usd_per_mtok": "3.00", "context_window": 8192}}
+    assert found.prices == {
+        "openai/my-model": {
+            "input_usd_per_mtok": "3.00",
+            "output_usd_per_mtok": "6",
+            "tools": False,
+            "context_window": 8192,
+        }
+    }
 
 
 def test_providers_that_only_a_route_names_are_there(folder: Path) -> None:
@@ -470,9 +479,24 @@ def test_numbers_may_come_from_variables(folder: Path) -> None:
             '[prices."openai/x"]\ninput_usd_per_mtok = 3.5',
             2,
             'prices."openai/x".input_usd_per_mtok',
-            "floating",
+            "not written as a number",
             '"3.5"',
         ),
+        (
+            '[prices."openai/x"]\ninput_usd_per_mtok = "3"',
+            1,
+            'prices."openai/x"',
+            "output_usd_per_mtok must",
+            "",
+        ),
+        (
+            '[prices."openai/x"]\ninput = "3"',
+            2,
+            'prices."openai/x".input',
+            "unknown key",
+            "input_usd_per_mtok",
+        ),
+        ('[prices."openai/x"]\ntools = 1', 2, 'prices."openai/x".tools', "true or false", ""),
         ("a = ", 1, "", "not TOML", ""),
         ("\n\nx = 1\nx = 2", 4, "", "not TOML", ""),
     ],

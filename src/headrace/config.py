@@ -26,6 +26,8 @@ from types import MappingProxyType
 from typing import Literal
 from urllib.parse import urlsplit
 
+import msgspec
+
 from headrace.errors import ConfigError
 from headrace.handler import Route
 from headrace.lines import KeyPath, key_lines
@@ -48,6 +50,7 @@ __all__ = [
     "load",
     "parse_duration",
     "report",
+    "wants_colour",
 ]
 
 FILE_NAME = "headrace.toml"
@@ -319,6 +322,12 @@ def known_providers() -> Mapping[str, KnownProvider]:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
+def wants_colour(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether output may be coloured: not if `NO_COLOR` is set to anything (no-color.org)."""
+    environ = os.environ if environ is None else environ  # noqa: TID251
+    return not environ.get("NO_COLOR")
+
+
 def find(cwd: Path | None = None, environ: Mapping[str, str] | None = None) -> Path | None:
     """The file that `HEADRACE_CONFIG` names, else the nearest `headrace.toml` from `cwd` upward, else None."""
     environ = os.environ if environ is None else environ  # noqa: TID251
@@ -507,7 +516,8 @@ def _kind(value: object) -> str:
 
 def _closest(word: str, known: Sequence[str]) -> str:
     """`Did you mean "x"?`, or what there is to choose from."""
-    if near := difflib.get_close_matches(word, known, n=1, cutoff=0.6):
+    begun = [name for name in known if len(word) > 2 and name.startswith(word)]
+    if near := begun or difflib.get_close_matches(word, known, n=1, cutoff=0.6):
         return f'Did you mean "{near[0]}"?'
     return f"Known: {', '.join(known)}." if known else ""
 
@@ -663,6 +673,23 @@ class _Table:
             elif text := self.found.substitute(path, item):
                 result.append((index, text))
         return result
+
+    def price(self, name: str, kind: object) -> str | int | None:
+        """A member of a price: money is a decimal in quotes, a limit a whole number, a capability a boolean."""
+        value = self.members.get(name)
+        if name.endswith("_usd_per_mtok"):
+            if isinstance(value, int | float):
+                self._take(name)
+                self.wrong(name, "money is not written as a number", f'Put it in quotes: "{value}".')
+                return None
+            return self.text(name)
+        if kind == bool | None:
+            self._take(name)
+            if value is None or isinstance(value, bool):
+                return value
+            self.wrong(name, "must be true or false")
+            return None
+        return self.integer(name, 0, 1, 1_000_000_000) or None
 
     def table(self, name: str, *, later: str | None = None) -> _Table:
         """A table, empty if absent or wrong."""
@@ -1150,22 +1177,29 @@ def _placed(text: str, folder: Path, environ: Mapping[str, str]) -> Path:
 
 
 def _prices(found: _Report, root: _Table) -> dict[str, Mapping[str, str | int]]:
+    """Judged as the catalogue will judge them, but kept as written: the catalogue reads money, this module does not."""
+    tables = list(root.tables("prices"))
+    if not tables:
+        return {}
+    from headrace.prices import Model, ModelOverride  # only whoever overrides a price pays for the import
+
     prices: dict[str, Mapping[str, str | int]] = {}
-    for model, table in root.tables("prices"):
+    for model, table in tables:
         if not re.fullmatch(r"[^/\s]+/\S+", model):
             found.add(table.path, "a price is for provider/model", 'Write [prices."openai/my-model"].')
+        before = len(found.problems)
         row: dict[str, str | int] = {}
-        for name, value in table.members.items():
-            if isinstance(value, float):
-                table.wrong(name, "money is never a floating-point number", f'Put it in quotes: "{value}".')
-            elif isinstance(value, bool) or not isinstance(value, str | int):
-                table.wrong(
-                    name, f"must be a decimal in quotes, not {_kind(value)}", f'Write {name} = "3.00".'
-                )
-            elif isinstance(value, int):
-                row[name] = value
-            elif (text := found.substitute((*table.path, name), value)) is not None:
-                row[name] = text
+        for member in msgspec.structs.fields(ModelOverride):
+            value = table.price(member.encode_name, member.type)
+            if value is not None:
+                row[member.encode_name] = value
+        table.close()
+        if len(found.problems) == before:
+            where = _spelled(table.path)
+            try:
+                msgspec.convert(row, ModelOverride).applied(Model(), where)
+            except ConfigError as error:
+                found.add(table.path, str(error).removeprefix(f"{where}: "))
         prices[model] = MappingProxyType(row)
     return prices
 

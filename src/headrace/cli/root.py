@@ -1,0 +1,93 @@
+"""The verbs, and how each ends: exit codes, errors, interrupts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from headrace import __version__
+from headrace.cli.configuration import check, stack
+from headrace.cli.console import Console, error_members
+from headrace.cli.diagnosis import doctor
+from headrace.cli.models import models
+from headrace.cli.server import serve
+from headrace.errors import ConfigError, HeadraceError, RequestError, StoreError
+
+__all__ = ["FAILED", "INTERRUPTED", "MISSING", "OK", "PIPE", "USAGE", "headrace", "run"]
+
+OK = 0
+FAILED = 1
+USAGE = 2
+MISSING = 3
+INTERRUPTED = 130
+"""128 + SIGINT, as shells say it."""
+PIPE = 141
+"""128 + SIGPIPE: whoever read our output has gone."""
+
+_EXTRAS = {
+    "rich": "cli",
+    "uvicorn": "server",
+    "uvloop": "server",
+    "xllamacpp": "local",
+}
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""\b
+Exit codes:
+  0    it worked
+  1    the request failed, or doctor found something broken
+  2    the command or the configuration is wrong
+  3    an optional part is not installed (the message names it)
+  130  interrupted""",
+)
+@click.version_option(__version__, prog_name="headrace", message="%(prog)s %(version)s")
+def headrace() -> None:
+    """Between your application and the LLM APIs: retries, fallbacks, prices, one endpoint.
+
+    Settings come from headrace.toml (found upward from here, or --config, or HEADRACE_CONFIG) and from the usual variables,
+    such as OPENAI_API_KEY. Every verb takes --json.
+    """
+
+
+for _verb in (serve, models, check, stack, doctor):
+    headrace.add_command(_verb)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code. Errors are written to standard error, or as JSON with `--json`."""
+    words = list(arguments)
+    flags = words[: words.index("--")] if "--" in words else words
+    console = Console(as_json="--json" in flags)
+    try:
+        code = headrace.main(args=words, prog_name="headrace", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return USAGE
+    except click.ClickException as error:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "headrace"
+        hint = f"; see {where} --help" if isinstance(error, click.UsageError) else ""
+        console.error({"kind": "usage", "message": f"{error.format_message().rstrip('.')}{hint}"})
+        return USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except HeadraceError as error:
+        console.error(error_members(error))
+        return USAGE if isinstance(error, ConfigError | RequestError | StoreError) else FAILED
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        message = f"this needs the {extra} extra: pip install 'headrace[{extra}]'"
+        console.error({"kind": "not_installed", "message": message})
+        return MISSING
+    except BrokenPipeError:
+        # The interpreter would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE
+    return code if isinstance(code, int) else OK
