@@ -1,6 +1,6 @@
 """Stands in for `headrace.local.server` in the tests: ``child.py MODE LOG`` behaves as MODE says.
 
-It writes one JSON line to LOG when it starts: its process id, the key it was given, its arguments and its environment.
+It writes one JSON line to LOG when it starts: its process id and session, the key it was given, its arguments and its environment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     key = sys.stdin.readline().strip()
     environment = dict(os.environ)  # noqa: TID251  (what the child was given is what is tested)
-    record = {"pid": os.getpid(), "key": key, "arguments": arguments, "environment": environment}
+    record = {
+        "pid": os.getpid(),
+        "session": os.getsid(0),
+        "key": key,
+        "arguments": arguments,
+        "environment": environment,
+    }
     with Path(log).open("a") as file:
         file.write(json.dumps(record) + "\n")
     match mode:

@@ -151,6 +151,19 @@ def test_concurrent_callers_share_one_start(scene: Scene) -> None:
     asyncio.run(main())
 
 
+def test_interrupt_of_the_terminal_does_not_reach_the_child(scene: Scene) -> None:
+    """The child has a session of its own, so Ctrl-C leaves it to the gateway, which drains first."""
+
+    async def main() -> None:
+        model = scene.model("serve")
+        await model.base_url()
+        await model.aclose()
+        [start] = scene.starts
+        assert start["session"] == start["pid"] != os.getsid(0)
+
+    asyncio.run(main())
+
+
 def test_start_goes_on_when_every_caller_left(scene: Scene) -> None:
     """A start that nobody waits for any more still ends well, and the next caller finds it."""
 
@@ -319,6 +332,29 @@ def test_close_during_the_start(scene: Scene) -> None:
         await model.aclose()
 
     asyncio.run(main())
+
+
+def test_on_the_loop_of_the_gateway(scene: Scene) -> None:
+    """uvloop's subprocesses report their ends in another order; starting, dying and ending work there as well."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        for _ in range(10):
+            failing = scene.model("die")
+            with pytest.raises(ProviderUnavailable, match="exited with status 3"):
+                await failing.base_url()
+            await failing.aclose()
+        model = scene.model("serve")
+        await model.base_url()
+        pid = model.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: model.pid is None)
+        await model.base_url()
+        await model.aclose()
+        assert gone(scene.starts[-1]["pid"]) and len(scene.starts) == 12
+
+    uvloop.run(main())
 
 
 def test_close_before_the_first_use(scene: Scene) -> None:
