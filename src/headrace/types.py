@@ -75,11 +75,14 @@ FinishReason = Literal[
 class Details(Struct, frozen=True):
     """Members that only one dialect knows, kept verbatim: name to raw JSON text.
 
-    Written back unchanged when the same dialect is encoded; named in a warning when another one is.
+    Written back unchanged when the same dialect is encoded; named in a warning when another one is. `spelled` says how the
+    dialect wrote a typed member that it can write in more than one way (`max_tokens`: `max_completion_tokens`); nothing is
+    lost with it, so nothing warns.
     """
 
     dialect: DialectName
     members: dict[str, msgspec.Raw]
+    spelled: dict[str, str] = {}
 
 
 class CacheHint(Struct, frozen=True):
