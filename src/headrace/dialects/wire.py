@@ -1,0 +1,85 @@
+"""JSON objects of a wire, read member by member: what is known is taken out typed, what is left is kept as it came."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+__all__ = [
+    "BOOL",
+    "FLOAT",
+    "INT",
+    "ITEMS",
+    "STR",
+    "Members",
+    "Wrong",
+    "json",
+    "members_of",
+    "need",
+    "take",
+    "take_members",
+]
+
+T = TypeVar("T")
+
+Members = dict[str, Raw]
+"""An object whose values are not read yet."""
+
+STR: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
+INT: msgspec.json.Decoder[int | None] = msgspec.json.Decoder(int | None)
+FLOAT: msgspec.json.Decoder[float | None] = msgspec.json.Decoder(float | None)
+BOOL: msgspec.json.Decoder[bool | None] = msgspec.json.Decoder(bool | None)
+ITEMS: msgspec.json.Decoder[list[Raw] | None] = msgspec.json.Decoder(list[Raw] | None)
+_OBJECT: msgspec.json.Decoder[Members] = msgspec.json.Decoder(Members)
+_encode = msgspec.json.Encoder().encode
+
+
+class Wrong(Exception):
+    """What stands at `path` (`messages[0].content`) is not what it must be; a dialect makes it the error of its side."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}" if path else problem)
+        self.path = path
+
+
+def members_of(raw: Raw | bytes, path: str) -> Members:
+    """The members of the object `raw`. Raises `Wrong`."""
+    return _decode(_OBJECT, raw, path)
+
+
+def take(members: Members, name: str, decoder: msgspec.json.Decoder[T | None], path: str) -> T | None:
+    """Remove a member; None when it is absent or null. Raises `Wrong`."""
+    raw = members.pop(name, None)
+    return None if raw is None else _decode(decoder, raw, f"{path}.{name}" if path else name)
+
+
+def need(members: Members, name: str, decoder: msgspec.json.Decoder[T | None], path: str) -> T:
+    """Remove a member that must be there. Raises `Wrong`."""
+    value = take(members, name, decoder, path)
+    if value is None:
+        raise Wrong(f"{path}.{name}" if path else name, "is required")
+    return value
+
+
+def take_members(members: Members, name: str, path: str) -> Members | None:
+    """Remove a member that is an object; None when it is absent or null. Raises `Wrong`."""
+    raw = members.pop(name, None)
+    if raw is None or bytes(raw) == b"null":
+        return None
+    return _decode(_OBJECT, raw, f"{path}.{name}" if path else name)
+
+
+def json(value: Any) -> Raw:
+    """`value` as JSON text."""
+    return Raw(_encode(value))
+
+
+def _decode(decoder: msgspec.json.Decoder[T], raw: Raw | bytes, path: str) -> T:
+    try:
+        return decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Wrong(path, str(error)) from None
+    except RecursionError:
+        raise Wrong(path, "nests too deep") from None
