@@ -42,6 +42,7 @@ from headrace.testing.faults import (
     TooLong,
     WrongLength,
 )
+from headrace.testing.handler import After, Hang, Play, Scene, ScriptedHandler, Wait, after, make_request
 from headrace.testing.provider import (
     FakeProvider,
     Outcome,
@@ -52,6 +53,7 @@ from headrace.testing.wire import (
 )
 
 __all__ = [
+    "After",
     "Answer",
     "BadChunk",
     "BadKey",
@@ -65,18 +67,22 @@ __all__ = [
     "Fault",
     "Filtered",
     "Garbage",
+    "Hang",
     "Html",
     "HugeHeader",
     "ManualClock",
     "NoSuchModel",
     "Outcome",
     "Overloaded",
+    "Play",
     "QuotaGone",
     "RateLimited",
     "Raw",
     "Received",
     "Refuse",
     "Reset",
+    "Scene",
+    "ScriptedHandler",
     "ServerError",
     "Silence",
     "SlowDrip",
@@ -84,7 +90,10 @@ __all__ = [
     "Status",
     "Stuck",
     "TooLong",
+    "Wait",
     "Wire",
     "WrongLength",
+    "after",
+    "make_request",
     "run",
 ]
