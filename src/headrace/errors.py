@@ -51,6 +51,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from headrace.call import Attempt
+    from headrace.types import Frame
 
 __all__ = [
     "AllTargetsFailed",
@@ -224,6 +225,7 @@ class ProviderError(HeadraceError):
         dialect: The dialect of `body`.
         request_id: The provider's id of the request.
         should_retry: The provider's `x-should-retry`, when sent.
+        frames: The frames of a stream that were complete before the error, in the same read.
     """
 
     status = 502
@@ -251,6 +253,7 @@ class ProviderError(HeadraceError):
         self.dialect = dialect
         self.request_id = request_id
         self.should_retry = should_retry
+        self.frames: list[Frame] = []
 
 
 class Transient(ProviderError):

@@ -1,0 +1,1665 @@
+"""Anthropic Messages, in both directions.
+
+What the typed values have no place for is kept as raw JSON in `Details` and `Opaque` and written back when the target
+speaks this dialect too, so that decoding and encoding a body gives the same JSON, but for spellings of one thing:
+`"stream": false` and `"is_error": false` are the defaults, a null member is an absent one, and the old `output_format` is
+written as `output_config.format`. What cannot be carried to or from another dialect is named in the warnings.
+
+The rules of the wire are those of the public API reference (Messages, streaming, errors) and of recorded traffic.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from headrace.dialects.faults import read_error
+from headrace.dialects.splice import splice
+from headrace.dialects.sse import SSEEvent, SSEParser
+from headrace.errors import InvalidRequest, Malformed, ProviderError
+from headrace.handler import Peek, reply_events
+from headrace.types import (
+    Batch,
+    Block,
+    BlockStart,
+    BlockStop,
+    CacheHint,
+    Chat,
+    Complete,
+    Delta,
+    Details,
+    Document,
+    End,
+    Event,
+    Finish,
+    FinishReason,
+    Frame,
+    Headers,
+    Image,
+    Message,
+    Opaque,
+    OpaqueEvent,
+    Ping,
+    Reasoning,
+    Refusal,
+    Reply,
+    ResponseFormat,
+    Role,
+    Start,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Usage,
+    UsageReport,
+)
+
+__all__ = ["ANTHROPIC", "DEFAULT_MAX_TOKENS", "EFFORT_SHARES", "Anthropic"]
+
+NAME = "anthropic"
+
+DEFAULT_MAX_TOKENS = 4096
+"""Tokens of output for a request from a dialect where the limit is optional. The least that any Claude model allows as its
+largest output (Claude 3), so that no model refuses it."""
+
+EFFORT_SHARES: Mapping[str, float] = {
+    "minimal": 0.1,
+    "low": 0.2,
+    "medium": 0.5,
+    "high": 0.8,
+    "xhigh": 0.95,
+    "max": 0.95,
+}
+"""The part of `max_tokens` that an effort word may think with on models that take a budget: the ratios that OpenRouter
+documents for Anthropic models ("Reasoning tokens", effort levels)."""
+
+MIN_BUDGET = 1024
+"""Anthropic's least `thinking.budget_tokens`; it must also be below `max_tokens`."""
+
+_ADAPTIVE_SINCE = (4, 6)
+"""From this generation on the model thinks adaptively, steered by `output_config.effort`; budgets are deprecated on 4.6 and
+refused by later ones."""
+_BUDGET_SINCE = (3, 7)
+_NO_SAMPLING_SINCE = (4, 7)
+"""From this generation on `temperature`, `top_p` and `top_k` other than the defaults are refused, and budgets too."""
+
+_GENERATION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
+_NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
+
+# A text written as the only block of an array, where the plain string would say the same: the mark has no members, so no
+# other dialect has anything to warn about.
+_AS_BLOCK = Details(NAME, {})
+
+# Arguments that are no JSON object cannot stand in `input`. Under this name the model and the caller still see them.
+_INVALID = "_invalid_json"
+
+_FINISH: dict[str, FinishReason] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop_sequence",
+    "max_tokens": "length",
+    "tool_use": "tool_calls",
+    "pause_turn": "pause",
+    "refusal": "refusal",
+    "model_context_window_exceeded": "context_full",
+}
+_STOP_REASON: dict[FinishReason, str] = {
+    **{finish: word for word, finish in _FINISH.items()},
+    "content_filter": "refusal",
+}
+
+_ERROR_TYPES = {
+    "invalid_request": "invalid_request_error",
+    "unsupported": "invalid_request_error",
+    "context_too_long": "invalid_request_error",
+    "content_filtered": "invalid_request_error",
+    "refusal": "invalid_request_error",
+    "unauthorized": "authentication_error",
+    "forbidden": "permission_error",
+    "model_not_found": "not_found_error",
+    "request_too_large": "request_too_large",
+    "rate_limited": "rate_limit_error",
+    "budget_exceeded": "billing_error",
+    "deadline_exceeded": "timeout_error",
+    "timeout": "timeout_error",
+    "overloaded": "overloaded_error",
+    "shutting_down": "overloaded_error",
+}
+_ERROR_TYPES_BY_STATUS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+T = TypeVar("T")
+Members = dict[str, Raw]
+
+_STR: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
+_INT: msgspec.json.Decoder[int | None] = msgspec.json.Decoder(int | None)
+_FLOAT: msgspec.json.Decoder[float | None] = msgspec.json.Decoder(float | None)
+_BOOL: msgspec.json.Decoder[bool | None] = msgspec.json.Decoder(bool | None)
+_STRS: msgspec.json.Decoder[tuple[str, ...] | None] = msgspec.json.Decoder(tuple[str, ...] | None)
+_OBJECT: msgspec.json.Decoder[Members | None] = msgspec.json.Decoder(Members | None)
+_ITEMS: msgspec.json.Decoder[list[Raw] | None] = msgspec.json.Decoder(list[Raw] | None)
+_CONTENT: msgspec.json.Decoder[Any] = msgspec.json.Decoder(str | list[Raw] | None)
+_RAW: msgspec.json.Decoder[Raw] = msgspec.json.Decoder(Raw)
+_encode = msgspec.json.Encoder().encode
+
+
+class _Wrong(Exception):
+    """The member at `path` is not what it must be; becomes `InvalidRequest` or `Malformed`."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+
+
+# --- the wire ---------------------------------------------------------------------------------------------------------
+
+
+class _CacheCreation(Struct, frozen=True):
+    ephemeral_5m_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class _OutputDetails(Struct, frozen=True):
+    thinking_tokens: int | None = None
+
+
+class _Usage(Struct, frozen=True):
+    """Every count is optional: reports come in parts."""
+
+    input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation: _CacheCreation | None = None
+    output_tokens: int | None = None
+    output_tokens_details: _OutputDetails | None = None
+
+    def typed(self) -> Usage:
+        split = self.cache_creation or _CacheCreation()
+        hour = split.ephemeral_1h_input_tokens or 0
+        written = max(self.cache_creation_input_tokens or 0, hour + (split.ephemeral_5m_input_tokens or 0))
+        read = self.cache_read_input_tokens or 0
+        details = self.output_tokens_details
+        return Usage(
+            input_tokens=(self.input_tokens or 0) + read + written,
+            output_tokens=self.output_tokens or 0,
+            cache_read_tokens=read,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=hour,
+            reasoning_tokens=0 if details is None else details.thinking_tokens or 0,
+        )
+
+
+_USAGE: msgspec.json.Decoder[_Usage | None] = msgspec.json.Decoder(_Usage | None)
+
+
+class _TextDelta(Struct, frozen=True, tag="text_delta"):
+    text: str
+
+
+class _ArgumentsDelta(Struct, frozen=True, tag="input_json_delta"):
+    partial_json: str
+
+
+class _ThinkingDelta(Struct, frozen=True, tag="thinking_delta"):
+    thinking: str
+
+
+class _SignatureDelta(Struct, frozen=True, tag="signature_delta"):
+    signature: str
+
+
+class _BlockDelta(Struct, frozen=True, tag="content_block_delta"):
+    index: int
+    delta: _TextDelta | _ArgumentsDelta | _ThinkingDelta | _SignatureDelta
+
+
+class _AnyDelta(Struct, frozen=True):
+    index: int
+    delta: Raw
+
+
+class _BlockStart(Struct, frozen=True, tag="content_block_start"):
+    index: int
+    content_block: Raw
+
+
+class _BlockStop(Struct, frozen=True, tag="content_block_stop"):
+    index: int
+
+
+class _Head(Struct, frozen=True):
+    id: str = ""
+    model: str = ""
+    usage: _Usage | None = None
+
+
+class _MessageStart(Struct, frozen=True, tag="message_start"):
+    message: _Head
+
+
+class _Stop(Struct, frozen=True):
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+
+
+class _MessageDelta(Struct, frozen=True, tag="message_delta"):
+    delta: _Stop = _Stop()
+    usage: _Usage | None = None
+
+
+class _MessageStop(Struct, frozen=True, tag="message_stop"):
+    pass
+
+
+class _Ping(Struct, frozen=True, tag="ping"):
+    pass
+
+
+class _Error(Struct, frozen=True, tag="error"):
+    pass
+
+
+_EVENT: msgspec.json.Decoder[
+    _BlockDelta | _BlockStart | _BlockStop | _MessageStart | _MessageDelta | _MessageStop | _Ping | _Error
+] = msgspec.json.Decoder(
+    _BlockDelta | _BlockStart | _BlockStop | _MessageStart | _MessageDelta | _MessageStop | _Ping | _Error
+)
+_ANY_DELTA = msgspec.json.Decoder(_AnyDelta)
+_KNOWN_EVENTS = frozenset(
+    {
+        "content_block_delta",
+        "content_block_start",
+        "content_block_stop",
+        "message_start",
+        "message_delta",
+        "message_stop",
+    }
+)
+
+
+class _Glance(Struct, frozen=True):
+    model: str
+    stream: bool | None = None
+    max_tokens: int | None = None
+
+
+class _Budget(Struct, frozen=True):
+    thinking: dict[str, Any] | None = None
+
+
+_GLANCE = msgspec.json.Decoder(_Glance)
+_BUDGET = msgspec.json.Decoder(_Budget)
+
+
+# --- decoding: members of JSON objects ---------------------------------------------------------------------------------
+
+
+def _at(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _object(raw: Raw | bytes, path: str) -> Members:
+    try:
+        members = _OBJECT.decode(raw)
+    except msgspec.DecodeError as error:
+        raise _Wrong(path, str(error)) from None
+    if members is None:
+        raise _Wrong(path, "Expected `object`, got `null`")
+    return members
+
+
+def _take(members: Members, name: str, decoder: msgspec.json.Decoder[T | None], path: str) -> T | None:
+    """Remove a member; None when it is absent or null."""
+    raw = members.pop(name, None)
+    if raw is None:
+        return None
+    try:
+        return decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _Wrong(_at(path, name), str(error)) from None
+
+
+def _need(members: Members, name: str, decoder: msgspec.json.Decoder[T | None], path: str) -> T:
+    value = _take(members, name, decoder, path)
+    if value is None:
+        raise _Wrong(_at(path, name), "is required")
+    return value
+
+
+def _take_cache(members: Members, path: str) -> CacheHint | None:
+    """The breakpoint. One with members that we do not know stays among `members` too, and is written back from there."""
+    raw = members.get("cache_control")
+    control = _take(members, "cache_control", _OBJECT, path)
+    if control is None or raw is None:
+        return None
+    path = _at(path, "cache_control")
+    kind = _take(control, "type", _STR, path)
+    hint = CacheHint(_take(control, "ttl", _STR, path))
+    if control or kind != "ephemeral":
+        members["cache_control"] = raw
+    return hint
+
+
+def _details(members: Members) -> Details | None:
+    return Details(NAME, members) if members else None
+
+
+def _text_of(raw: Raw, path: str) -> str:
+    """The JSON text itself."""
+    try:
+        return str(memoryview(raw), "utf-8")
+    except UnicodeDecodeError:
+        raise _Wrong(path, "is not UTF-8") from None
+
+
+def _raw(text: str) -> Raw:
+    return Raw(text.encode())
+
+
+# --- decoding: blocks --------------------------------------------------------------------------------------------------
+
+
+def _decode_block(raw: Raw, path: str) -> Block:
+    members = _object(raw, path)
+    kind = _need(members, "type", _STR, path)
+    match kind:
+        case "text":
+            text = _need(members, "text", _STR, path)
+            cache = _take_cache(members, path)
+            return Text(text=text, cache=cache, provider_details=_details(members))
+        case "image" | "document":
+            return _decode_media(kind, members, path) or Opaque(dialect=NAME, kind=kind, raw=raw)
+        case "tool_use":
+            name = _need(members, "name", _STR, path)
+            return ToolCall(
+                id=_need(members, "id", _STR, path),
+                name=name,
+                arguments=_arguments(members.pop("input", Raw(b"{}")), _at(path, "input")),
+                cache=_take_cache(members, path),
+                provider_details=_details(members),
+            )
+        case "tool_result":
+            return ToolResult(
+                call_id=_need(members, "tool_use_id", _STR, path),
+                content=_take_content(members, "content", path),
+                is_error=_take(members, "is_error", _BOOL, path) or False,
+                cache=_take_cache(members, path),
+                provider_details=_details(members),
+            )
+        case "thinking":
+            return Thinking(
+                text=_take(members, "thinking", _STR, path) or "",
+                signature=_take(members, "signature", _STR, path),
+                provider_details=_details(members),
+            )
+        case "redacted_thinking":
+            data = _need(members, "data", _STR, path)
+            return Thinking(redacted=data, provider_details=_details(members))
+        case _:
+            return Opaque(dialect=NAME, kind=kind, raw=raw)
+
+
+def _decode_media(kind: str, members: Members, path: str) -> Image | Document | None:
+    """None for a source of a kind, or with members, that we have no place for."""
+    source = _need(members, "source", _OBJECT, path)
+    where = _at(path, "source")
+    known: dict[str, Any] = {}
+    match _take(source, "type", _STR, where):
+        case "base64":
+            known["media_type"] = _take(source, "media_type", _STR, where)
+            known["data"] = _need(source, "data", _STR, where)
+        case "url":
+            known["url"] = _need(source, "url", _STR, where)
+        case "file":
+            known["file_id"] = _need(source, "file_id", _STR, where)
+        case "text" if kind == "document":
+            known["media_type"] = _take(source, "media_type", _STR, where)
+            known["text"] = _need(source, "data", _STR, where)
+        case _:
+            return None
+    if source:
+        return None
+    cache = _take_cache(members, path)
+    if kind == "image":
+        return Image(**known, cache=cache, provider_details=_details(members))
+    name = _take(members, "title", _STR, path)
+    return Document(**known, name=name, cache=cache, provider_details=_details(members))
+
+
+def _arguments(raw: Raw, path: str) -> str:
+    text = _text_of(raw, path)
+    if _INVALID in text:
+        wrapped = _object(raw, path)
+        if len(wrapped) == 1 and (inner := _take(wrapped, _INVALID, _STR, path)) is not None:
+            return inner
+    return text
+
+
+def _take_content(members: Members, name: str, path: str) -> tuple[Block, ...]:
+    """A string or an array of blocks; empty when absent."""
+    content: str | list[Raw] | None = _take(members, name, _CONTENT, path)
+    path = _at(path, name)
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (Text(text=content),)
+    blocks = tuple(_decode_block(raw, f"{path}[{index}]") for index, raw in enumerate(content))
+    match blocks:
+        case (Text(cache=None, provider_details=None) as only,):
+            return (msgspec.structs.replace(only, provider_details=_AS_BLOCK),)
+        case _:
+            return blocks
+
+
+# --- decoding: requests ------------------------------------------------------------------------------------------------
+
+
+def _decode_messages(items: list[Raw]) -> list[Message]:
+    messages: list[Message] = []
+    for number, raw in enumerate(items):
+        path = f"messages[{number}]"
+        members = _object(raw, path)
+        role = _need(members, "role", _STR, path)
+        if "content" not in members:
+            raise _Wrong(_at(path, "content"), "is required")
+        content = _take_content(members, "content", path)
+        details = _details(members)
+        match role:
+            case "user":
+                # A `tool` message holds results only; an empty message still counts as one.
+                runs: list[tuple[Role, list[Block]]] = []
+                for block in content:
+                    kind: Role = "tool" if isinstance(block, ToolResult) else "user"
+                    if not runs or runs[-1][0] != kind:
+                        runs.append((kind, []))
+                    runs[-1][1].append(block)
+                for run_role, blocks in runs or [("user", [])]:
+                    messages.append(Message(role=run_role, content=tuple(blocks), provider_details=details))
+                    details = None
+            case "assistant":
+                messages.append(Message(role="assistant", content=content, provider_details=details))
+            case "system":
+                # Marked as ours even without members: it goes back to where it stood, not into the top-level system.
+                messages.append(
+                    Message(role="system", content=content, provider_details=Details(NAME, members))
+                )
+            case _:
+                raise _Wrong(_at(path, "role"), f"{role!r} is none of user, assistant, system")
+    return messages
+
+
+def _decode_tool(raw: Raw, path: str) -> Tool:
+    members = _object(raw, path)
+    kind_raw = members.get("type")
+    kind = _take(members, "type", _STR, path)
+    if kind not in (None, "custom"):
+        name = _take(members, "name", _STR, path) or ""
+        return Tool(name=name, opaque=Opaque(dialect=NAME, kind=kind, raw=raw))
+    if kind_raw is not None and kind is not None:
+        members["type"] = kind_raw
+    return Tool(
+        name=_need(members, "name", _STR, path),
+        description=_take(members, "description", _STR, path),
+        parameters=members.pop("input_schema", None),
+        strict=_take(members, "strict", _BOOL, path),
+        cache=_take_cache(members, path),
+        provider_details=_details(members),
+    )
+
+
+def _decode_tool_choice(members: Members) -> tuple[ToolChoice | None, bool | None]:
+    """The choice and `parallel_tool_calls`; takes out of `members` what it understands."""
+    path = "tool_choice"
+    kind = _take(dict(members), "type", _STR, path)
+    serial = _take(members, "disable_parallel_tool_use", _BOOL, path)
+    parallel = None if serial is None else not serial
+    match kind:
+        case "auto" | "none":
+            choice = ToolChoice(mode=kind)
+        case "any":
+            choice = ToolChoice(mode="required")
+        case "tool":
+            choice = ToolChoice(mode="tool", name=_need(members, "name", _STR, path))
+        case _:
+            return None, parallel
+    del members["type"]
+    return choice, parallel
+
+
+def _decode_reasoning(thinking: Members, effort: str | None) -> Reasoning | None:
+    """Takes out of `thinking` what it understands; its `type` stays for the kinds that are not typed (adaptive)."""
+    path = "thinking"
+    kind = _take(dict(thinking), "type", _STR, path)
+    match kind:
+        case None:
+            return None if effort is None else Reasoning(effort=effort)
+        case "enabled":
+            budget = _need(thinking, "budget_tokens", _INT, path)
+            del thinking["type"]
+            return Reasoning(effort=effort, budget_tokens=budget)
+        case "disabled":
+            del thinking["type"]
+            return Reasoning(enabled=False, effort=effort)
+        case _:
+            return Reasoning(effort=effort)
+
+
+def _decode_format(raw: Members | None, path: str) -> ResponseFormat | None:
+    """Leaves in `raw` what is not typed."""
+    if raw is None or _take(dict(raw), "type", _STR, path) != "json_schema":
+        return None
+    del raw["type"]
+    return ResponseFormat(kind="json_schema", schema=raw.pop("schema", None))
+
+
+def _decode_chat(body: bytes) -> Chat:
+    members = _object(body, "body")
+    model = _need(members, "model", _STR, "")
+    system = _take_content(members, "system", "")
+    items: list[Raw] = _need(members, "messages", _ITEMS, "")
+    messages = _decode_messages(items)
+    if system:
+        messages.insert(0, Message(role="system", content=system))
+    tools: list[Raw] | None = _take(members, "tools", _ITEMS, "")
+    nested = {
+        name: _take(members, name, _OBJECT, "") or {}
+        for name in ("tool_choice", "thinking", "output_config", "metadata")
+    }
+    choice, parallel = _decode_tool_choice(nested["tool_choice"])
+    config = nested["output_config"]
+    reasoning = _decode_reasoning(nested["thinking"], _take(config, "effort", _STR, "output_config"))
+    form = None
+    for holder, name, path in (
+        (config, "format", "output_config.format"),
+        (members, "output_format", "output_format"),
+    ):
+        wanted = _take(holder, name, _OBJECT, "")
+        form = form or _decode_format(wanted, path)
+        if wanted:
+            holder[name] = Raw(_encode(wanted))
+    user = _take(nested["metadata"], "user_id", _STR, "metadata")
+    chat = Chat(
+        model=model,
+        messages=tuple(messages),
+        max_tokens=_take(members, "max_tokens", _INT, ""),
+        temperature=_take(members, "temperature", _FLOAT, ""),
+        top_p=_take(members, "top_p", _FLOAT, ""),
+        top_k=_take(members, "top_k", _INT, ""),
+        stop=_take(members, "stop_sequences", _STRS, "") or (),
+        tools=tuple(_decode_tool(raw, f"tools[{number}]") for number, raw in enumerate(tools or ())),
+        tool_choice=choice,
+        parallel_tool_calls=parallel,
+        response_format=form,
+        reasoning=reasoning,
+        user=user,
+        stream=_take(members, "stream", _BOOL, "") or False,
+        include_usage=True,
+    )
+    members |= {name: Raw(_encode(rest)) for name, rest in nested.items() if rest}
+    # Even without members: it says where the chat comes from, and so which rules have been kept already.
+    return msgspec.structs.replace(chat, provider_details=Details(NAME, members))
+
+
+# --- encoding: blocks --------------------------------------------------------------------------------------------------
+
+
+def _own(details: Details | None) -> Members:
+    return details.members if details is not None and details.dialect == NAME else {}
+
+
+def _warn_foreign(details: Details | None, where: str, warnings: list[str]) -> None:
+    if details is None or details.dialect == NAME:
+        return
+    for name, raw in details.members.items():
+        if bytes(raw) != b"null":
+            _warn(warnings, f"{name} of {details.dialect} cannot be carried to {NAME} ({where})")
+
+
+def _warn(warnings: list[str], what: str) -> None:
+    if what not in warnings:
+        warnings.append(what)
+
+
+def _finished(
+    out: dict[str, Any], cache: CacheHint | None, details: Details | None, warnings: list[str]
+) -> dict[str, Any]:
+    """`out` with the breakpoint and the members that only we know."""
+    _warn_foreign(details, out["type"], warnings)
+    for name, raw in _own(details).items():
+        if name != "cache_control":
+            out[name] = raw
+        elif cache is not None:
+            out[name] = raw
+            cache = None
+    if cache is not None:
+        out["cache_control"] = _control(cache)
+    return out
+
+
+def _control(cache: CacheHint) -> dict[str, Any]:
+    return {"type": "ephemeral"} if cache.ttl is None else {"type": "ephemeral", "ttl": cache.ttl}
+
+
+def _encode_block(block: Block, warnings: list[str], *, answer: bool = False) -> Any:
+    """The wire form, or None for a block that is left out. `answer`: part of a reply, where clients read what the API
+    itself would refuse in a request."""
+    out: dict[str, Any]
+    match block:
+        case Text(text=text):
+            if not text:
+                return None
+            return _finished({"type": "text", "text": text}, block.cache, block.provider_details, warnings)
+        case Refusal(text=text):
+            return _encode_block(Text(text=text, provider_details=block.provider_details), warnings)
+        case ToolCall():
+            out = {
+                "type": "tool_use",
+                "id": _wire_id(block.id),
+                "name": block.name,
+                "input": _input(block, warnings),
+            }
+            return _finished(out, block.cache, block.provider_details, warnings)
+        case ToolResult():
+            out = {"type": "tool_result", "tool_use_id": _wire_id(block.call_id)}
+            if block.content:
+                out["content"] = _encode_content(block.content, warnings)
+            if block.is_error:
+                out["is_error"] = True
+            return _finished(out, block.cache, block.provider_details, warnings)
+        case Thinking(redacted=str(data)):
+            return _finished(
+                {"type": "redacted_thinking", "data": data}, None, block.provider_details, warnings
+            )
+        case Thinking(text=text, signature=signature):
+            if not signature and not answer:
+                _warn(warnings, f"thinking without a signature cannot be carried to {NAME}")
+                return None
+            out = {"type": "thinking", "thinking": text, "signature": signature or ""}
+            return _finished(out, None, block.provider_details, warnings)
+        case Image():
+            return _finished(
+                {"type": "image", "source": _image_source(block, warnings)},
+                block.cache,
+                block.provider_details,
+                warnings,
+            )
+        case Document():
+            out = {"type": "document", "source": _document_source(block, warnings)}
+            if block.name is not None:
+                out["title"] = block.name
+            return _finished(out, block.cache, block.provider_details, warnings)
+        case Opaque(dialect=dialect, kind=kind, raw=raw):
+            if dialect == NAME:
+                return raw
+            _warn(warnings, f"a {kind} block of {dialect} cannot be carried to {NAME}")
+            return None
+
+
+def _wire_id(call_id: str) -> str:
+    """Anthropic takes letters, digits, `_` and `-`; some servers put dots and colons into ids."""
+    return _NOT_IN_IDS.sub("_", call_id)
+
+
+def _input(call: ToolCall, warnings: list[str]) -> Raw:
+    """The arguments as the object that `input` must be."""
+    if not call.arguments.strip():
+        return Raw(b"{}")
+    try:
+        if _OBJECT.decode(call.arguments) is not None:
+            return _raw(call.arguments)
+    except msgspec.DecodeError:
+        pass
+    _warn(warnings, f"arguments of {call.name} are not a JSON object; carried as text in {_INVALID}")
+    return Raw(_encode({_INVALID: call.arguments}))
+
+
+_MAGIC = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}
+"""How the base64 of the image formats that Anthropic takes begins."""
+
+
+def _image_source(image: Image, warnings: list[str]) -> dict[str, Any]:
+    if image.detail not in (None, "auto"):
+        _warn(warnings, f"image detail {image.detail!r} cannot be carried to {NAME}")
+    if image.data is not None:
+        kind = image.media_type
+        if kind is None:
+            kind = next((kind for magic, kind in _MAGIC.items() if image.data.startswith(magic)), "image/png")
+        return {"type": "base64", "media_type": kind, "data": image.data}
+    if image.url is not None:
+        return {"type": "url", "url": image.url}
+    return _file_source(image.file_id, warnings)
+
+
+def _document_source(document: Document, warnings: list[str]) -> dict[str, Any]:
+    kind = document.media_type
+    if document.text is not None:
+        return {"type": "text", "media_type": kind or "text/plain", "data": document.text}
+    if document.data is not None:
+        # Only PDFs go as base64; other texts go as text.
+        if kind is not None and kind.startswith("text/"):
+            try:
+                text = base64.b64decode(document.data, validate=True).decode()
+            except (binascii.Error, UnicodeDecodeError):
+                pass
+            else:
+                return {"type": "text", "media_type": "text/plain", "data": text}
+        return {"type": "base64", "media_type": kind or "application/pdf", "data": document.data}
+    if document.url is not None:
+        return {"type": "url", "url": document.url}
+    return _file_source(document.file_id, warnings)
+
+
+def _file_source(file_id: str | None, warnings: list[str]) -> dict[str, Any]:
+    if file_id is not None and not file_id.startswith("file_"):
+        _warn(warnings, f"file {file_id!r} is not a file id of {NAME}; sent as it is")
+    return {"type": "file", "file_id": file_id or ""}
+
+
+def _encode_content(content: tuple[Block, ...], warnings: list[str]) -> Any:
+    """A string for a lone plain text, else an array."""
+    match content:
+        case (Text(text=text, cache=None, provider_details=None),):
+            return text
+        case _:
+            return [out for block in content if (out := _encode_block(block, warnings)) is not None]
+
+
+# --- encoding: requests ------------------------------------------------------------------------------------------------
+
+
+class _Turn:
+    """A message on its way to the wire. `results`: how many tool results it begins with, which must come first."""
+
+    __slots__ = ("blocks", "members", "results", "role")
+
+    def __init__(self, role: str, members: Members) -> None:
+        self.role = role
+        self.blocks: list[Block] = []
+        self.results = 0
+        self.members = dict(members)
+
+    def add(self, message: Message, content: tuple[Block, ...]) -> None:
+        if message.role == "tool":
+            self.blocks[self.results : self.results] = content
+            self.results += len(content)
+        else:
+            self.blocks += content
+
+    def wire(self, warnings: list[str]) -> dict[str, Any] | None:
+        content = _encode_content(tuple(self.blocks), warnings)
+        if not content:
+            _warn(warnings, f"an empty {self.role} message was left out: {NAME} refuses it")
+            return None
+        return {"role": self.role, "content": content, **self.members}
+
+
+def _encode_messages(chat: Chat, warnings: list[str]) -> tuple[Any, list[dict[str, Any]]]:
+    """The top-level system (None if there is none) and the messages."""
+    system: list[Block] = []
+    turns: list[_Turn] = []
+    native = _is_own(chat)
+    for message in chat.messages:
+        _warn_foreign(message.provider_details, "message", warnings)
+        if message.name is not None:
+            _warn(warnings, f"the name of a {message.role} message cannot be carried to {NAME}")
+        ours = message.provider_details is not None and message.provider_details.dialect == NAME
+        own = _own(message.provider_details)
+        content = message.content
+        if not native:
+            # The API refuses most texts without a visible character, which other dialects take.
+            content = tuple(block for block in content if not isinstance(block, Text) or block.text.strip())
+        match message.role:
+            case "system" | "developer" if not ours:
+                if turns:
+                    _warn(
+                        warnings, f"a {message.role} message inside the conversation was moved to its start"
+                    )
+                system += content
+            case "system" | "developer":
+                turns.append(_Turn("system", own))
+                turns[-1].add(message, content)
+            case "assistant":
+                turns.append(_Turn("assistant", own))
+                turns[-1].add(message, content)
+            case role:
+                # The results of one assistant turn are one message, and what the user says next comes after them.
+                last = turns[-1] if turns and turns[-1].role == "user" else None
+                if last is None or not (role == "tool" or last.results):
+                    last = _Turn("user", {})
+                    turns.append(last)
+                last.add(message, content)
+                last.members |= own
+    texts: list[Block] = []
+    for block in system:
+        if isinstance(block, Text | Refusal) or (isinstance(block, Opaque) and block.dialect == NAME):
+            texts.append(block)
+        else:
+            _warn(warnings, f"a system message of {NAME} has text only; other content was left out")
+    wire = [out for turn in turns if (out := turn.wire(warnings)) is not None]
+    top = _encode_content(tuple(texts), warnings) or None
+    if not wire and top is not None:
+        _warn(warnings, f"{NAME} needs a user message: the system text was sent as one")
+        return None, [{"role": "user", "content": top}]
+    return top, wire
+
+
+def _encode_tools(chat: Chat, warnings: list[str]) -> list[Any]:
+    tools: list[Any] = []
+    for tool in chat.tools:
+        if tool.opaque is not None:
+            if tool.opaque.dialect == NAME:
+                tools.append(tool.opaque.raw)
+            else:
+                _warn(
+                    warnings,
+                    f"tool {tool.name or tool.opaque.kind} of {tool.opaque.dialect} cannot be carried to {NAME}",
+                )
+            continue
+        out: dict[str, Any] = {"type": "tool", "name": tool.name}
+        if tool.description is not None:
+            out["description"] = tool.description
+        out["input_schema"] = tool.parameters or Raw(b'{"type":"object","properties":{}}')
+        if tool.strict is not None:
+            out["strict"] = tool.strict
+        _finished(out, tool.cache, tool.provider_details, warnings)
+        if "type" not in _own(tool.provider_details):
+            del out["type"]
+        tools.append(out)
+    return tools
+
+
+def _encode_tool_choice(chat: Chat, have_tools: bool, warnings: list[str]) -> dict[str, Any]:
+    choice, parallel = chat.tool_choice, chat.parallel_tool_calls
+    if not have_tools:
+        if choice is not None and choice.mode != "none" and not _is_own(chat):
+            _warn(warnings, f"tool_choice without tools was left out: {NAME} refuses it")
+        if not _is_own(chat):
+            return {}
+    out: dict[str, Any] = {}
+    match choice:
+        case ToolChoice(mode="required"):
+            out["type"] = "any"
+        case ToolChoice(mode="tool", name=name):
+            out |= {"type": "tool", "name": name or ""}
+        case ToolChoice(mode=mode):
+            out["type"] = mode
+        case None if parallel is False:
+            out["type"] = "auto"
+        case None:
+            return out
+    if parallel is not None and out["type"] != "none":
+        out["disable_parallel_tool_use"] = not parallel
+    return out
+
+
+def _is_own(chat: Chat) -> bool:
+    return chat.provider_details is not None and chat.provider_details.dialect == NAME
+
+
+def _generation(model: str) -> tuple[int, int] | None:
+    """`(4, 5)` for `claude-sonnet-4-5-20250929`; None for a name that does not say."""
+    found = _GENERATION.search(model)
+    return None if found is None else (int(found[1]), int(found[2] or 0))
+
+
+def _in_tool_loop(chat: Chat) -> bool:
+    """Whether the model's last turn called tools and has no signed thinking, which thinking with a budget requires."""
+    for message in reversed(chat.messages):
+        if message.role == "user":
+            return False
+        if message.role == "assistant":
+            kinds = message.content
+            return any(isinstance(block, ToolCall) for block in kinds) and not any(
+                isinstance(block, Thinking) and (block.signature or block.redacted) for block in kinds
+            )
+    return False
+
+
+def _translated_thinking(
+    chat: Chat, max_tokens: int, forced: bool, warnings: list[str]
+) -> tuple[dict[str, Any], str | None]:
+    """`thinking` and `output_config.effort` for a chat that says neither in our words."""
+    wanted = chat.reasoning
+    if wanted is None:
+        return {}, None
+    generation = _generation(chat.model)
+    adaptive = generation is not None and generation >= _ADAPTIVE_SINCE
+    if generation is not None and generation < _BUDGET_SINCE:
+        if wanted.enabled:
+            _warn(warnings, f"{chat.model} cannot think: the reasoning setting was left out")
+        return {}, None
+    if not wanted.enabled or wanted.effort == "none":
+        return {"type": "disabled"}, None
+    effort = None
+    if adaptive and wanted.effort is not None:
+        effort = wanted.effort
+        lower = {"minimal": "low", "xhigh": "high" if generation == _ADAPTIVE_SINCE else "xhigh"}.get(
+            effort, effort
+        )
+        if lower != effort:
+            _warn(warnings, f"reasoning effort {effort!r} was sent as {lower!r}")
+            effort = lower
+    if forced:
+        _warn(warnings, f"{NAME} cannot think when a tool is forced: thinking was left out")
+        return {}, effort
+    if adaptive and (wanted.budget_tokens is None or (generation or (0, 0)) >= _NO_SAMPLING_SINCE):
+        if wanted.budget_tokens is not None:
+            _warn(warnings, f"{chat.model} takes no thinking budget: adaptive thinking was sent")
+        return {"type": "adaptive"}, effort
+    budget = wanted.budget_tokens
+    if budget is None:
+        share = EFFORT_SHARES.get(wanted.effort or "medium")
+        if share is None:
+            _warn(warnings, f"reasoning effort {wanted.effort!r} is not known; 'medium' was taken")
+            share = EFFORT_SHARES["medium"]
+        budget = max(MIN_BUDGET, int(max_tokens * share))
+    if _in_tool_loop(chat):
+        _warn(warnings, "thinking was left out: the tool calls in progress carry no signed thinking")
+        return {}, effort
+    return _with_budget({}, budget, max_tokens, warnings), effort
+
+
+def _with_budget(
+    thinking: dict[str, Any], budget: int, max_tokens: int, warnings: list[str]
+) -> dict[str, Any]:
+    """Thinking with a budget below `max_tokens`, or none where that leaves less than the least one."""
+    if budget >= max_tokens:
+        if max_tokens <= MIN_BUDGET:
+            _warn(warnings, f"max_tokens {max_tokens} leaves no room for thinking: it was left out")
+            return {}
+        _warn(warnings, f"the thinking budget {budget} was lowered below max_tokens {max_tokens}")
+        budget = max_tokens - 1
+    return {"type": "enabled", "budget_tokens": budget, **thinking}
+
+
+def _own_thinking(
+    chat: Chat, kept: Members, max_tokens: int, warnings: list[str]
+) -> tuple[dict[str, Any], str | None]:
+    wanted = chat.reasoning
+    thinking: dict[str, Any] = dict(kept)
+    if wanted is None or "type" in kept:
+        pass
+    elif not wanted.enabled:
+        thinking = {"type": "disabled", **kept}
+    elif wanted.budget_tokens is not None:
+        thinking = _with_budget(thinking, wanted.budget_tokens, max_tokens, warnings)
+    return thinking, None if wanted is None else wanted.effort
+
+
+def _sampling(chat: Chat, thinks: bool, warnings: list[str]) -> dict[str, Any]:
+    """`temperature`, `top_p`, `top_k` as the model takes them."""
+    temperature = chat.temperature
+    if temperature is not None and temperature > 1:
+        _warn(warnings, f"temperature {temperature:g} was lowered to 1, the most that {NAME} takes")
+        temperature = 1.0
+    given = {"temperature": temperature, "top_p": chat.top_p, "top_k": chat.top_k}
+    out = {name: value for name, value in given.items() if value is not None}
+    if _is_own(chat):
+        return out
+    generation = _generation(chat.model)
+    fixed = generation is not None and generation >= _NO_SAMPLING_SINCE
+    if fixed or thinks:
+        why = f"{chat.model} does not take it" if fixed else "the model thinks"
+        for name in list(out):
+            if out.pop(name) != 1 or name == "top_k":
+                _warn(warnings, f"{name} was left out: {why}")
+    elif "temperature" in out and out.pop("top_p", 1) != 1:
+        # Models since Claude 4.5 refuse both together.
+        _warn(warnings, f"top_p was left out: {NAME} takes it or temperature")
+    return out
+
+
+def _encode_format(form: ResponseFormat | None, warnings: list[str]) -> dict[str, Any]:
+    match form:
+        case ResponseFormat(kind="json_schema", schema=schema) if schema is not None:
+            return {"type": "json_schema", "schema": schema}
+        case ResponseFormat(kind="json_object" | "json_schema"):
+            _warn(warnings, f"response_format {form.kind} without a schema cannot be carried to {NAME}")
+    return {}
+
+
+# --- encoding: answers -------------------------------------------------------------------------------------------------
+
+
+def _finish(stop_reason: str | None) -> FinishReason:
+    return "other" if stop_reason is None else _FINISH.get(stop_reason, "other")
+
+
+def _stop_reason(finish: FinishReason, raw: str | None, has_calls: bool) -> str:
+    """The provider's own word where it is one of ours and means `finish`, else our word for it. An answer with tool calls
+    then says so, even if its server said `stop`: agents go by it."""
+    if raw is not None and _finish(raw) == finish:
+        return raw
+    if finish == "stop" and has_calls:
+        return "tool_use"
+    return _STOP_REASON.get(finish, "end_turn")
+
+
+def _encode_usage(usage: Usage) -> dict[str, Any]:
+    written = usage.cache_write_tokens
+    out: dict[str, Any] = {
+        "input_tokens": max(0, usage.input_tokens - usage.cache_read_tokens - written),
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": usage.cache_read_tokens,
+        "output_tokens": usage.output_tokens,
+    }
+    if written:
+        hour = usage.cache_write_1h_tokens
+        out["cache_creation"] = {
+            "ephemeral_5m_input_tokens": written - hour,
+            "ephemeral_1h_input_tokens": hour,
+        }
+    if usage.reasoning_tokens:
+        out["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    return out
+
+
+def _larger(old: Usage, new: Usage) -> Usage:
+    """Two reports of one answer. Counts only grow; a report that leaves one out, or says 0, knows less."""
+    return Usage(
+        input_tokens=max(old.input_tokens, new.input_tokens),
+        output_tokens=max(old.output_tokens, new.output_tokens),
+        cache_read_tokens=max(old.cache_read_tokens, new.cache_read_tokens),
+        cache_write_tokens=max(old.cache_write_tokens, new.cache_write_tokens),
+        cache_write_1h_tokens=max(old.cache_write_1h_tokens, new.cache_write_1h_tokens),
+        reasoning_tokens=max(old.reasoning_tokens, new.reasoning_tokens),
+    )
+
+
+def _with_id(call: ToolCall, message_id: str, index: int) -> ToolCall:
+    """Some servers send calls without an id; results are matched by it, so it is made from the message's."""
+    if call.id:
+        return call
+    return msgspec.structs.replace(call, id=f"toolu_{_wire_id(message_id)}_{index}")
+
+
+# --- the dialect -------------------------------------------------------------------------------------------------------
+
+
+class Anthropic:
+    """The `Dialect` of Anthropic Messages; the base URL is `https://api.anthropic.com`."""
+
+    __slots__ = ()
+
+    name = NAME
+    path = "/v1/messages"
+    default_headers: Headers = (("anthropic-version", "2023-06-01"),)
+
+    def peek(self, body: bytes) -> Peek:
+        """What the gateway must know before it decodes: the usage always comes. Raises `InvalidRequest`."""
+        try:
+            seen = _GLANCE.decode(body)
+        except msgspec.DecodeError as error:
+            raise _invalid(error) from None
+        return Peek(model=seen.model, stream=bool(seen.stream), wants_usage=True, max_tokens=seen.max_tokens)
+
+    def decode_request(self, body: bytes) -> Chat:
+        try:
+            return _decode_chat(body)
+        except _Wrong as error:
+            raise InvalidRequest(str(error), param=error.path) from None
+        except RecursionError:
+            raise InvalidRequest("the body nests too deep") from None
+
+    def encode_request(self, chat: Chat, warnings: list[str]) -> bytes:
+        own = _own(chat.provider_details)
+        _warn_foreign(chat.provider_details, "request", warnings)
+        kept = {
+            name: _object(own[name], name) if name in own else {}
+            for name in ("tool_choice", "thinking", "output_config", "metadata")
+        }
+        max_tokens = chat.max_tokens
+        if max_tokens is None:
+            max_tokens = DEFAULT_MAX_TOKENS
+            _warn(warnings, f"max_tokens was not given and {NAME} requires it: {max_tokens} was sent")
+        system, messages = _encode_messages(chat, warnings)
+        tools = _encode_tools(chat, warnings)
+        choice = {**kept["tool_choice"], **_encode_tool_choice(chat, bool(tools), warnings)}
+        if _is_own(chat):
+            thinking, effort = _own_thinking(chat, kept["thinking"], max_tokens, warnings)
+        else:
+            forced = choice.get("type") in ("any", "tool")
+            thinking, effort = _translated_thinking(chat, max_tokens, forced, warnings)
+        config: dict[str, Any] = dict(kept["output_config"])
+        if effort is not None:
+            config["effort"] = effort
+        if form := _encode_format(chat.response_format, warnings):
+            rest = config.get("format") or own.get("output_format")
+            config["format"] = {**form, **(_object(rest, "format") if rest is not None else {})}
+        metadata = {**kept["metadata"], **({} if chat.user is None else {"user_id": chat.user})}
+        stop = [text for text in chat.stop if text.strip() or _is_own(chat)]
+        if len(stop) < len(chat.stop):
+            _warn(warnings, f"stop sequences of white space only were left out: {NAME} refuses them")
+        for name, asked in (
+            ("seed", chat.seed is not None),
+            ("n", chat.n not in (None, 1)),
+            ("frequency_penalty", bool(chat.frequency_penalty)),
+            ("presence_penalty", bool(chat.presence_penalty)),
+        ):
+            if asked:
+                _warn(warnings, f"{name} cannot be carried to {NAME}")
+        out: dict[str, Any] = {"model": chat.model, "max_tokens": max_tokens}
+        if system is not None:
+            out["system"] = system
+        out["messages"] = messages
+        out |= _sampling(chat, thinking.get("type") in ("enabled", "adaptive"), warnings)
+        if chat.stream:
+            out["stream"] = True
+        for name, value in (
+            ("stop_sequences", stop),
+            ("tools", tools),
+            ("tool_choice", choice),
+            ("thinking", thinking),
+            ("output_config", config),
+            ("metadata", metadata),
+        ):
+            if value:
+                out[name] = value
+        for name, raw in own.items():
+            if name not in kept and not (name == "output_format" and chat.response_format is not None):
+                out[name] = raw
+        return _encode(out)
+
+    def splice(self, body: bytes, *, model: str, include_usage: bool, max_tokens: int | None) -> bytes:
+        """As the protocol says. A thinking budget that a new `max_tokens` would make invalid is lowered below it, or
+        thinking turned off where that leaves less than `MIN_BUDGET`. Raises `InvalidRequest`."""
+        changes = {"model": _encode(model)}
+        self.peek(body)
+        if max_tokens is not None:
+            changes["max_tokens"] = _encode(max_tokens)
+            if b"budget_tokens" in body:
+                try:
+                    thinking = _BUDGET.decode(body).thinking
+                except msgspec.DecodeError as error:
+                    raise _invalid(error) from None
+                budget = None if thinking is None else thinking.get("budget_tokens")
+                if thinking is not None and isinstance(budget, int) and budget >= max_tokens:
+                    fits = max_tokens > MIN_BUDGET
+                    lowered = {**thinking, "budget_tokens": max_tokens - 1} if fits else {"type": "disabled"}
+                    changes["thinking"] = _encode(lowered)
+        return splice(body, changes, present=("model",))
+
+    def decode_reply(self, body: bytes) -> Reply:
+        try:
+            members = _object(body, "body")
+            if "error" in members:
+                raise read_error(status=None, headers={}, body=body, dialect=NAME, now_wall=0.0)
+            items: list[Raw] = _need(members, "content", _ITEMS, "")
+            content = tuple(_decode_block(raw, f"content[{number}]") for number, raw in enumerate(items))
+            usage = _take(dict(members), "usage", _USAGE, "")
+            for constant in ("type", "role"):
+                members.pop(constant, None)
+            raw_reason = _take(members, "stop_reason", _STR, "")
+            return Reply(
+                id=_take(members, "id", _STR, "") or "",
+                model=_take(members, "model", _STR, "") or "",
+                content=content,
+                finish=_finish(raw_reason),
+                finish_raw=raw_reason,
+                stop_sequence=_take(members, "stop_sequence", _STR, ""),
+                usage=None if usage is None else usage.typed(),
+                provider_details=_details(members),
+            )
+        except _Wrong as error:
+            raise Malformed(f"not an answer of {NAME}: {error}", body=body, dialect=NAME) from None
+        except RecursionError:
+            raise Malformed(f"not an answer of {NAME}: nests too deep", body=body, dialect=NAME) from None
+
+    def encode_reply(self, reply: Reply, warnings: list[str]) -> bytes:
+        content: list[Any] = []
+        for index, block in enumerate(reply.content):
+            if isinstance(block, ToolCall):
+                block = _with_id(block, reply.id, index)
+            if (out := _encode_block(block, warnings, answer=True)) is not None:
+                content.append(out)
+        _warn_foreign(reply.provider_details, "answer", warnings)
+        own = dict(_own(reply.provider_details))
+        usage: Any = _encode_usage(reply.usage or Usage())
+        said = own.pop("usage", None)
+        if said is not None:
+            # The provider's own report goes out as it was, as long as nobody changed the counts.
+            known = _USAGE.decode(said)
+            if (None if known is None else known.typed()) == reply.usage:
+                usage = said
+        return _encode(
+            {
+                "id": reply.id,
+                "type": "message",
+                "role": "assistant",
+                "model": reply.model,
+                "content": content,
+                "stop_reason": _stop_reason(reply.finish, reply.finish_raw, bool(reply.tool_calls)),
+                "stop_sequence": reply.stop_sequence,
+                "usage": usage,
+                **own,
+            }
+        )
+
+    def decoder(self, *, hide_usage: bool) -> Decoder:
+        """`hide_usage` changes nothing: usage is part of every stream of this dialect."""
+        return Decoder()
+
+    def encoder(self, *, include_usage: bool, model: str, id: str) -> Encoder:  # noqa: A002
+        """`include_usage` changes nothing. `model` and `id` stand in until a `Start` says better."""
+        return Encoder(model=model, message_id=id)
+
+    def encode_error(self, kind: str, message: str, *, status: int, request_id: str) -> bytes:
+        return _encode(_error(kind, message, status, request_id))
+
+    def encode_stream_error(self, kind: str, message: str, *, status: int, request_id: str) -> bytes:
+        return _sse("error", _error(kind, message, status, request_id))
+
+
+def _invalid(error: msgspec.DecodeError) -> InvalidRequest:
+    """msgspec ends its message with the path: "... - at `$.model`"."""
+    found = re.search(r"`\$\.?([^`]*)`$", str(error)) or re.search(r"required field `([^`]*)`", str(error))
+    return InvalidRequest(str(error), param=found[1] or None if found else None)
+
+
+def _error(kind: str, message: str, status: int, request_id: str) -> dict[str, Any]:
+    fallback = "invalid_request_error" if 400 <= status < 500 else "api_error"
+    word = _ERROR_TYPES.get(kind) or _ERROR_TYPES_BY_STATUS.get(status, fallback)
+    return {"type": "error", "error": {"type": word, "message": message}, "request_id": request_id}
+
+
+# --- streams -----------------------------------------------------------------------------------------------------------
+
+
+class Decoder:
+    """`StreamDecoder` for one streamed answer.
+
+    A block that only this dialect knows is given out whole, when it is complete: its pieces mean nothing to anyone else.
+    """
+
+    __slots__ = ("_calls", "_held", "_index", "_sse", "_usage")
+
+    def __init__(self) -> None:
+        self._sse = SSEParser()
+        self._index: dict[int, int] = {}  # the wire's block numbers to ours
+        self._calls: dict[int, str] = {}  # arguments that a call began with and that no piece has replaced
+        self._held: dict[int, tuple[Opaque, list[Raw]]] = {}
+        self._usage = Usage()
+
+    def feed(self, data: bytes) -> Batch:
+        return self._frames(self._sse.feed(data))
+
+    def close(self) -> Batch:
+        return self._frames(self._sse.close())
+
+    def _frames(self, events: list[SSEEvent]) -> Batch:
+        frames: Batch = []
+        for event in events:
+            try:
+                frames.append(self._frame(event))
+            except ProviderError as error:
+                error.frames = frames
+                raise
+        return frames
+
+    def _frame(self, event: SSEEvent) -> Frame:
+        raw = event.raw
+        try:
+            wire = _EVENT.decode(event.data)
+        except msgspec.DecodeError as error:
+            return self._unusual(event, error)
+        if type(wire) is _BlockDelta:
+            if wire.index in self._held:
+                self._held[wire.index][1].append(_ANY_DELTA.decode(event.data).delta)
+                return Frame((), raw, NAME)
+            index = self._index.get(wire.index)
+            if index is None:
+                raise self._malformed(event, f"a piece of block {wire.index}, which has not begun")
+            delta = wire.delta
+            if type(delta) is _TextDelta:
+                piece = Delta(index, "text", delta.text)
+            elif type(delta) is _ArgumentsDelta:
+                piece = Delta(index, "arguments", delta.partial_json)
+                if piece.text:
+                    self._calls.pop(wire.index, None)
+            elif type(delta) is _ThinkingDelta:
+                piece = Delta(index, "thinking", delta.thinking)
+            else:
+                assert type(delta) is _SignatureDelta
+                piece = Delta(index, "signature", delta.signature)
+            return Frame((piece,) if piece.text else (), raw, NAME)
+        match wire:
+            case _BlockStart():
+                return Frame(self._block_start(event, wire), raw, NAME)
+            case _BlockStop(index=number):
+                return Frame(self._block_stop(event, number), raw, NAME)
+            case _MessageStart(message=head):
+                start = Start(head.id, head.model)
+                return Frame((start, *self._report(head.usage)), raw, NAME)
+            case _MessageDelta(delta=stop, usage=usage):
+                reason = stop.stop_reason
+                finish = () if reason is None else (Finish(_finish(reason), reason, stop.stop_sequence),)
+                return Frame((*finish, *self._report(usage)), raw, NAME)
+            case _MessageStop():
+                return Frame((End(),), raw, NAME)
+            case _Ping():
+                return Frame((Ping(),), raw, NAME)
+            case _:
+                raise read_error(status=None, headers={}, body=event.data, dialect=NAME, now_wall=0.0)
+
+    def _unusual(self, event: SSEEvent, error: msgspec.DecodeError) -> Frame:
+        """Comments, `[DONE]`, events without `type`, and those that we do not know."""
+        data, raw = event.data, event.raw
+        if event.comment:
+            return Frame((Ping(),), raw, NAME)
+        if data.strip() == b"[DONE]":
+            # Some gateways append it; the SDKs trip over it.
+            return Frame((), raw, NAME, hidden=True)
+        try:
+            members = _object(data, "data")
+            kind = _take(dict(members), "type", _STR, "data")
+        except _Wrong:
+            members, kind = {}, None
+        if "error" in members or event.name == "error":
+            raise read_error(status=None, headers={}, body=data, dialect=NAME, now_wall=0.0)
+        if not members:
+            raise self._malformed(event, str(error))
+        if kind is None:
+            if not event.name or "type" in members:
+                return Frame((OpaqueEvent(NAME, event.name),), raw, NAME)
+            named = _encode({"type": event.name, **members})
+            return self._frame(SSEEvent(event.name, named, raw))
+        if kind == "content_block_delta":
+            try:
+                piece = _ANY_DELTA.decode(data)
+            except msgspec.DecodeError:
+                raise self._malformed(event, str(error)) from None
+            if piece.index in self._held:
+                self._held[piece.index][1].append(piece.delta)
+                return Frame((), raw, NAME)
+            index = self._index.get(piece.index)
+            if index is None:
+                raise self._malformed(event, f"a piece of block {piece.index}, which has not begun")
+            return Frame((Delta(index, "opaque", _text_of(piece.delta, "delta")),), raw, NAME)
+        if kind in _KNOWN_EVENTS:
+            raise self._malformed(event, str(error))
+        return Frame((OpaqueEvent(NAME, kind),), raw, NAME)
+
+    def _malformed(self, event: SSEEvent, problem: str) -> Malformed:
+        return Malformed(f"not a stream of {NAME}: {problem}", body=event.data, dialect=NAME)
+
+    def _report(self, usage: _Usage | None) -> tuple[UsageReport, ...]:
+        if usage is None:
+            return ()
+        self._usage = _larger(self._usage, usage.typed())
+        return (UsageReport(self._usage),)
+
+    def _block_start(self, event: SSEEvent, wire: _BlockStart) -> tuple[Event, ...]:
+        try:
+            block = _decode_block(wire.content_block, "content_block")
+        except _Wrong as error:
+            raise self._malformed(event, str(error)) from None
+        index = self._index[wire.index] = len(self._index)
+        first: list[Event] = []
+        match block:
+            case Opaque():
+                self._held[wire.index] = (block, [])
+                return ()
+            case Text(text=text):
+                begun: Block = msgspec.structs.replace(block, text="")
+                first.append(Delta(index, "text", text))
+            case Thinking(redacted=None):
+                begun = msgspec.structs.replace(block, text="", signature=None)
+                first += (
+                    Delta(index, "thinking", block.text),
+                    Delta(index, "signature", block.signature or ""),
+                )
+            case ToolCall(arguments=arguments):
+                begun = msgspec.structs.replace(block, arguments="")
+                self._calls[wire.index] = arguments
+            case _:
+                begun = block
+        return (
+            BlockStart(index, begun),
+            *(piece for piece in first if isinstance(piece, Delta) and piece.text),
+        )
+
+    def _block_stop(self, event: SSEEvent, number: int) -> tuple[Event, ...]:
+        index = self._index.get(number)
+        if index is None:
+            raise self._malformed(event, f"the end of block {number}, which has not begun")
+        if number in self._held:
+            block, pieces = self._held.pop(number)
+            whole = _grown(block, pieces)
+            if whole is not None:
+                return BlockStart(index, whole), BlockStop(index)
+            deltas = (Delta(index, "opaque", str(memoryview(piece), "utf-8", "replace")) for piece in pieces)
+            return BlockStart(index, block), *deltas, BlockStop(index)
+        arguments = self._calls.pop(number, None)
+        if arguments is not None:
+            return Delta(index, "arguments", arguments), BlockStop(index)
+        return (BlockStop(index),)
+
+
+def _grown(block: Opaque, pieces: list[Raw]) -> Opaque | None:
+    """The block with its pieces put in; None if there is one that we do not know how to put in."""
+    if not pieces:
+        return block
+    try:
+        members = _object(block.raw, "content_block")
+        written: list[str] = []
+        for piece in pieces:
+            delta = _object(piece, "delta")
+            match _need(delta, "type", _STR, "delta"):
+                case "input_json_delta":
+                    written.append(_take(delta, "partial_json", _STR, "delta") or "")
+                case "compaction_delta":
+                    members |= delta
+                case _:
+                    return None
+        if text := "".join(written):
+            _object(text.encode(), "input")
+            members["input"] = _raw(text)
+    except _Wrong:
+        return None
+    return Opaque(dialect=NAME, kind=block.kind, raw=Raw(_encode(members)))
+
+
+def _sse(name: str, data: Mapping[str, Any]) -> bytes:
+    text = _encode(data)
+    if b"\n" in text or b"\r" in text:
+        # Raw members may have come with line breaks, which would end the line of the event.
+        text = msgspec.json.format(text, indent=-1)
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), text)
+
+
+_DELTA_MEMBERS = {
+    "text": ("text_delta", "text"),
+    "refusal": ("text_delta", "text"),
+    "arguments": ("input_json_delta", "partial_json"),
+    "thinking": ("thinking_delta", "thinking"),
+    "signature": ("signature_delta", "signature"),
+}
+
+
+class Encoder:
+    """`StreamEncoder` for one streamed answer.
+
+    Clients of Anthropic expect one block after the other. Where the source has several open at once (parallel tool calls),
+    the pieces of the later ones wait until the earlier one closes. `message_delta` waits for the end, since other dialects
+    report usage only there; `message_start` waits for the first content, since it has the input tokens where they are known.
+    """
+
+    __slots__ = ("_calls", "_finish", "_id", "_model", "_numbers", "_open", "_started", "_usage", "_waiting")
+
+    def __init__(self, *, model: str, message_id: str) -> None:
+        self._model = model
+        self._id = message_id
+        self._started = False
+        self._usage = Usage()
+        self._finish: Finish | None = None
+        self._calls = False
+        self._numbers: dict[int, int] = {}  # the blocks that can be carried, to the wire's numbers
+        self._open: int | None = None
+        self._waiting: dict[
+            int, list[bytes]
+        ] = {}  # behind the open one, in order; the last piece is b"" once closed
+
+    def feed(self, event: Event) -> bytes:
+        match event:
+            case Delta(index=index, kind=kind, text=text):
+                number = self._numbers.get(index)
+                if number is None or not text:
+                    return b""
+                if index == self._open:
+                    return _delta(number, kind, text)
+                return self._later(index, _delta(number, kind, text))
+            case BlockStart():
+                return self._block_start(event)
+            case BlockStop(index=index):
+                return self._block_stop(index)
+            case Start():
+                self._id, self._model = event.id or self._id, event.model or self._model
+            case UsageReport(usage=usage):
+                self._usage = usage
+            case Finish():
+                self._finish = event
+            case Ping() if self._started:
+                return _sse("ping", {"type": "ping"})
+            case Complete(reply=reply):
+                return b"".join(self.feed(part) for part in reply_events(reply))
+            case _:
+                pass
+        return b""
+
+    def end(self) -> bytes:
+        out = [self._begin()]
+        while self._open is not None:
+            out.append(self._block_stop(self._open))
+        finish = self._finish or Finish("stop")
+        delta = {
+            "stop_reason": _stop_reason(finish.reason, finish.raw, self._calls),
+            "stop_sequence": finish.stop_sequence,
+        }
+        usage = _encode_usage(self._usage)
+        out.append(_sse("message_delta", {"type": "message_delta", "delta": delta, "usage": usage}))
+        out.append(_sse("message_stop", {"type": "message_stop"}))
+        return b"".join(out)
+
+    def _begin(self) -> bytes:
+        if self._started:
+            return b""
+        self._started = True
+        message: dict[str, Any] = {
+            "id": self._id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": _encode_usage(self._usage),
+        }
+        return _sse("message_start", {"type": "message_start", "message": message})
+
+    def _block_start(self, event: BlockStart) -> bytes:
+        begun = self._begun(event.index, event.block)
+        if begun is None:
+            return b""
+        block, pieces = begun
+        number = self._numbers[event.index] = len(self._numbers)
+        start = _sse(
+            "content_block_start", {"type": "content_block_start", "index": number, "content_block": block}
+        )
+        out = start + b"".join(_delta(number, kind, text) for kind, text in pieces if text)
+        if self._open is None:
+            self._open = event.index
+            return self._begin() + out
+        self._waiting[event.index] = [out]
+        return b""
+
+    def _begun(self, index: int, block: Block) -> tuple[Any, list[tuple[str, str]]] | None:
+        """The block as it begins on the wire and the pieces that follow at once; None for one that cannot be carried."""
+        ignored: list[str] = []
+        match block:
+            case Text(text=text):
+                return _finished({"type": "text", "text": ""}, None, block.provider_details, ignored), [
+                    ("text", text)
+                ]
+            case Refusal(text=text):
+                return {"type": "text", "text": ""}, [("text", text)]
+            case ToolCall(arguments=arguments):
+                self._calls = True
+                empty = msgspec.structs.replace(_with_id(block, self._id, index), arguments="")
+                return _encode_block(empty, ignored), [("arguments", arguments)]
+            case Thinking(redacted=None):
+                empty_thinking = {"type": "thinking", "thinking": "", "signature": ""}
+                return _finished(empty_thinking, None, block.provider_details, ignored), [
+                    ("thinking", block.text),
+                    ("signature", block.signature or ""),
+                ]
+            case Opaque(dialect=dialect, kind=kind, raw=raw) if dialect == NAME:
+                if kind.endswith("tool_use"):
+                    # As the API itself does it: the input comes in a piece.
+                    members = _object(raw, "content_block")
+                    written = members.pop("input", None)
+                    if written is not None and bytes(written) != b"{}":
+                        return {**members, "input": {}}, [("arguments", str(memoryview(written), "utf-8"))]
+                return raw, []
+            case _:
+                out = _encode_block(block, ignored, answer=True)
+                return None if out is None else (out, [])
+
+    def _block_stop(self, index: int) -> bytes:
+        if index not in self._numbers:
+            return b""
+        if index != self._open:
+            return self._later(index, b"")
+        out = [self._stop(index)]
+        self._open = None
+        while self._waiting:
+            following = next(iter(self._waiting))
+            pieces = self._waiting.pop(following)
+            out += pieces
+            if pieces[-1]:
+                self._open = following
+                break
+            out.append(self._stop(following))
+        return b"".join(out)
+
+    def _later(self, index: int, piece: bytes) -> bytes:
+        if index in self._waiting:
+            self._waiting[index].append(piece)
+        return b""
+
+    def _stop(self, index: int) -> bytes:
+        return (
+            b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
+            % self._numbers[index]
+        )
+
+
+def _delta(number: int, kind: str, text: str) -> bytes:
+    if kind == "opaque":
+        return _sse(
+            "content_block_delta", {"type": "content_block_delta", "index": number, "delta": _raw(text)}
+        )
+    name, member = _DELTA_MEMBERS[kind]
+    return (
+        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":"%b","%b":%b}}\n\n'
+        % (number, name.encode(), member.encode(), _encode(text))
+    )
+
+
+ANTHROPIC = Anthropic()
