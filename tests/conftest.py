@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def recordings(shared_data: Path) -> list[Any]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    exchanges, unreadable = module.load([str(shared_data / "providers")], warn=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the loader leaves its files to the collector
+        exchanges, unreadable = module.load([str(shared_data / "providers")], warn=False)
     assert not unreadable, unreadable[:3]
     return list(exchanges)

@@ -263,18 +263,18 @@ REQUEST_ID_HEADERS = (
 
 SECRETS: tuple[tuple[str, str], ...] = (
     # What follows "provided:" is what we sent, whatever it looks like (OpenAI).
-    (r'(?i)(\bapi[ _-]?key provided: ?)(?!\[key\])[^"\n]*?(?=\. |\.?["\n]|\.?$)', r"\1[key]"),
+    (r'(?i)(\bapi[ _-]?key provided: ?+)(?!\[key\])[^"\n]+?(?=\. |\.?["\n]|\.?$)', r"\1[key]"),
     # A header or a member with a key, echoed.
-    (r"(?i)(\bauthorization\\?['\"]?\s*[:=]\s*\\?['\"]?)(?!\[key\])(?:(?:bearer|basic|token)\s+)?[^\s'\"\\,;&]+", r"\1[key]"),
-    (r"(?i)(\b(?:x-)?(?:api|access|auth|secret|security|session)[ _-]?(?:key|token)\\?['\"]?\s*[:=]\s*\\?['\"]?)(?!\[key\]|null\b)[^\s'\"\\,;&{}\[\]]+", r"\1[key]"),
-    (r"(?i)(\bbearer\s+)(?!\[key\])[\w.~+/*=-]{6,}", r"\1[key]"),
+    (r"(?i)(\bauthorization\\?+['\"]?+\s*+[:=]\s*+\\?+['\"]?+)(?!\[key\])(?:(?:bearer|basic|token)\s+)?[^\s'\"\\,;&]+", r"\1[key]"),
+    (r"(?i)(\b(?:x-)?(?:api|access|auth|secret|security|session)[ _-]?(?:key|token)\\?+['\"]?+\s*+[:=]\s*+\\?+['\"]?+)(?!\[key\]|null\b)[^\s'\"\\,;&{}\[\]]+", r"\1[key]"),
+    (r"(?i)(\bbearer\s++)(?!\[key\])[\w.~+/*=-]{6,}", r"\1[key]"),
     (r"(?i)([?&]key=)(?!\[key\])[^\s&'\"\\]+", r"\1[key]"),
     # Prefixes of keys: OpenAI, Anthropic, OpenRouter, DeepSeek (sk-), Cerebras, Perplexity, xAI; Groq, Hugging Face,
     # Replicate, Fireworks, NVIDIA; Google; AWS; a JSON web token.
     (r"\b(?:sk|csk|pplx|xai)-[\w*-]{4,}", "[key]"),
     (r"\b(?:gsk|hf|r8|fw|nvapi)[_-][\w*-]{8,}", "[key]"),
     (r"\bAIza[\w*-]{8,}", "[key]"),
-    (r"\b(?:AKIA|ASIA)[A-Z0-9*]{8,}", "[key]"),
+    (r"\b(?:AKIA|ASIA)[A-Z0-9*]{8,}[\w*-]*", "[key]"),
     (r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*", "[key]"),
 )
 """What looks like a key, and what takes its place."""
