@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -283,6 +284,15 @@ CASES = [
          ModelNotFound, "AccessDeniedException", None, amazon("AccessDeniedException")),
     Case("html-404", 404, "<html><title>404 Not Found</title></html>", ModelNotFound),
     *(Case(f"path-{status}", status, b"", ModelNotFound) for status in (301, 308, 404, 405, 410)),
+    Case("openai-model-id", 400, openai("invalid model ID"), ModelNotFound),
+    Case("openrouter-model", 400, {"error": {"message": "bad/model is not a valid model ID", "code": 400}}, ModelNotFound),
+    Case("xai-model", 400, {"code": "invalid-argument", "error": "Model not found: grok-x"}, ModelNotFound),
+    Case("deepseek-model", 400, openai("The supported API model names are a or b, but you passed c."), ModelNotFound),
+    Case("gemini-model", 400, google(400, "INVALID_ARGUMENT", "* GenerateContentRequest.model: unexpected model name format"),
+         ModelNotFound),
+    Case("bedrock-profile", 400, {"message": "Invocation of model ID m with on-demand throughput isn't supported."},
+         ModelNotFound),
+    Case("ollama-pull", 500, {"error": "pull model manifest: file does not exist"}, ModelNotFound),
     # Bad requests and failed samples.
     Case("openai-400", 400, openai("Unsupported parameter: 'stop'", code="unsupported_parameter"), ProviderRejected,
          "unsupported_parameter"),
@@ -291,6 +301,12 @@ CASES = [
     Case("together-nested", 400, {"error": {"message": {"message": "Invalid JSON data", "code": "json_data_error"},
          "type": "invalid_request_error"}}, ProviderRejected),
     Case("unknown-418", 418, "teapot", ProviderRejected),
+    Case("llamacpp-image", 500, {"error": {"code": 500, "message": "image input is not supported - hint: mmproj",
+         "type": "server_error"}}, ProviderRejected),
+    Case("ollama-image", 500, {"error": "Failed to create new sequence: failed to process inputs: image: unknown format"},
+         ProviderRejected),
+    Case("gemini-region", 400, google(400, "FAILED_PRECONDITION", "User location is not supported for the API use."),
+         CredentialsInvalid),
     Case("groq-tool", 400, openai("Failed to call a function.", code="tool_use_failed"), ModelFailed, "tool_use_failed"),
     Case("groq-json", 400, openai("Failed to generate JSON.", code="json_validate_failed"), ModelFailed),
     # Inside a stream, or with a 200.
@@ -372,14 +388,24 @@ def test_a_message_refines_its_own_class_only() -> None:
     assert type(read(400, openai(text, code="content_filter"))) is ContentFiltered
 
 
-def test_the_most_particular_word_wins() -> None:
-    """Of two words that the table has, the one closer to the error decides."""
-    body = anthropic("rate_limit_error", "x", error_code="enforced_spend_limit_reached")
-    assert type(read(429, body)) is QuotaExhausted
-    assert (
-        type(read(429, openai("x", code="rate_limit_exceeded", kind="insufficient_quota")))
-        is ProviderRateLimited
+@pytest.mark.parametrize("row", faults.MESSAGES, ids=lambda row: row.pattern[:30])
+def test_each_message_has_a_case(row: faults.Refinement) -> None:
+    """No row without an answer that needs it: with the row it is `error`, without its text it is `of`."""
+    needing = [
+        case
+        for case in CASES
+        if case.error is row.error and re.search(row.pattern, text_of(case), re.IGNORECASE | re.DOTALL)
+    ]
+    assert needing
+    assert any(
+        type(read(case.status, {"error": {"message": "x"}}, case.headers)) is row.of for case in needing
     )
+
+
+def text_of(case: Case) -> str:
+    """What the rows of `MESSAGES` are searched in: the message and the ids of quotas."""
+    ids = [] if isinstance(case.body, bytes) else re.findall(r'"quotaId": "([^"]+)"', json.dumps(case.body))
+    return "\n".join([read(case.status, case.body, case.headers).message, *ids])
 
 
 # The wait.
@@ -431,6 +457,18 @@ def test_retry_after(headers: dict[str, str], body: Any, wait: float | None) -> 
     """The hint that comes first and makes sense, in seconds."""
     found = retry_after(headers, body, NOW)
     assert found == (None if wait is None else pytest.approx(wait))
+
+
+@pytest.mark.parametrize(
+    "piece", ["eyJ-", "sk-", "api key provided: ", "api_key=", "bearer ", "request too large limit 1", "try again in 1", "["]
+)  # fmt: skip
+def test_long_answers_take_no_time(piece: str) -> None:
+    """No pattern is quadratic: an answer made to be slow (64 KiB of half a match) is read in well under a second."""
+    text = piece * (BODY_KEPT // len(piece))
+    begin = time.process_time()
+    read(429, text)
+    read(429, openai(text))
+    assert time.process_time() - begin < 0.3
 
 
 # What is kept of an answer.

@@ -63,6 +63,9 @@ __all__ = [
 MESSAGE_KEPT = 500
 """Characters of a provider's message that are kept: two lines of a log. Ours."""
 
+SEARCHED = 4_000
+"""Characters at the front of a message in which anything is looked for; a provider quotes the caller after it has spoken."""
+
 HINT_CAP_S = 86_400.0
 """The longest wait believed, in seconds; a longer hint is cut to it. No caller waits a day, so for the cascade all such
 hints are alike; but who shuts a target out for as long as it asks must not do so for years because a proxy sent an epoch or
@@ -275,7 +278,7 @@ SECRETS: tuple[tuple[str, str], ...] = (
     (r"\b(?:gsk|hf|r8|fw|nvapi)[_-][\w*-]{8,}", "[key]"),
     (r"\bAIza[\w*-]{8,}", "[key]"),
     (r"\b(?:AKIA|ASIA)[A-Z0-9*]{8,}[\w*-]*", "[key]"),
-    (r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*", "[key]"),
+    (r"\beyJ[\w-]{8,}(?:\.[\w-]*)*", "[key]"),
 )
 """What looks like a key, and what takes its place."""
 # fmt: on
@@ -321,7 +324,7 @@ def read_error(
     words = list(_words(error, outer, headers))
     message = _message(error, outer)
     kind = _classify(status, words, error, outer)
-    kind = _refine(kind, "\n".join((message, *_quota_ids(error))))
+    kind = _refine(kind, "\n".join((message[:SEARCHED], *_quota_ids(error))))
     decisive = (word for word in words if word.lower() in _BY_WORD)
     code = next(decisive, None) or (words[0] if words else None)
     number = _number(error, outer)
@@ -526,7 +529,7 @@ def scrub(text: str) -> str:
 def _line(text: str) -> str:
     """One printable, scrubbed line of at most `MESSAGE_KEPT` characters."""
     # Scrub a bounded piece, and before the cut: half a key is a key that no pattern knows.
-    line = scrub(" ".join(text[: 8 * MESSAGE_KEPT].split()))
+    line = scrub(" ".join(text[:SEARCHED].split()))
     line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
     return line if len(line) <= MESSAGE_KEPT else line[: MESSAGE_KEPT - 1] + "…"
 
@@ -575,7 +578,7 @@ def _hints(headers: Mapping[str, str], body_json: Any, now_wall: float) -> Itera
     metadata = error.get("metadata")
     if isinstance(metadata, dict):
         yield _float(metadata.get("retry_after_seconds"))
-    if said := _TRY_AGAIN.search(_message(error, outer)[: 8 * MESSAGE_KEPT]):
+    if said := _TRY_AGAIN.search(_message(error, outer)[:SEARCHED]):
         yield _duration(said[1])
 
 
