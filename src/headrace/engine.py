@@ -29,13 +29,15 @@ from headrace.prices import Catalog
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
 from headrace.providers.upstream import Endpoint, Upstream
 from headrace.store import MemoryStore, Store
-from headrace.types import Target
+from headrace.types import Image, Target
 
 if TYPE_CHECKING:
     from headrace.config import ProviderSettings, Settings
     from headrace.local import LocalModel
 
 __all__ = ["LAYERS", "Engine", "LayerNote", "Levels", "as_route"]
+
+_chance = random.SystemRandom()
 
 DIRECT_ATTEMPTS = 3
 """Attempts at a model that was asked for by its own name: what both official SDKs make of theirs (one and two retries)."""
@@ -84,7 +86,7 @@ class Engine:
         settings: Settings,
         *,
         clock: Clock | None = None,
-        random: Callable[[], float] = random.SystemRandom().random,
+        random: Callable[[], float] = _chance.random,
         new_id: Callable[[], str] = lambda: f"req_{secrets.token_hex(12)}",
         transport: Transport | None = None,
         store: Store | None = None,
@@ -218,7 +220,7 @@ class Engine:
         return Upstream(provider, dialect, fixed, self.transport, self.clock)
 
     def _connect_local(self) -> Upstream:
-        from headrace.local import LocalModel  # noqa: PLC0415  (brings subprocess; most users never need it)
+        from headrace.local import LocalModel  # brings subprocess; most users never need it
 
         local = self.settings.local
         self.local = model = LocalModel(
@@ -240,13 +242,20 @@ class Engine:
                 headers=(("content-type", "application/json"), ("authorization", f"Bearer {key}")),
             )
 
-        return Upstream("local", dialect, started, self.transport, self.clock, lacks=frozenset({"tools"}))
+        lacks = frozenset({"tools", "images"})
+        return Upstream(
+            "local", dialect, started, self.transport, self.clock, lacks=lacks, always_stream=True
+        )
 
     def _lacks(self, target: Target, request: Request) -> str | None:
         lacks = self.upstream(target.provider).lacks
-        if "tools" in lacks and request.body.chat.tools:
+        if not lacks:
+            return None
+        chat = request.body.chat
+        if "tools" in lacks and chat.tools:
             return "tools"
-        return None
+        blocks = (block for message in chat.messages for block in message.content)
+        return "images" if "images" in lacks and any(isinstance(block, Image) for block in blocks) else None
 
     def _translated(self, target: Target, request: Request) -> bool:
         dialect: Dialect | None = request.body.dialect
@@ -266,8 +275,10 @@ def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
         if attempts is not None and attempts < 1:
             raise ValueError(f"attempts of {model!r} must be 1 or more, not {attempts!r}")
         names.append(model)
-        for target in resolve(model).cascade:
-            targets.append(target if attempts is None else msgspec.structs.replace(target, attempts=attempts))
+        cascade = resolve(model).cascade
+        targets += (
+            cascade if attempts is None else (msgspec.structs.replace(t, attempts=attempts) for t in cascade)
+        )
     return Route(name=",".join(names), cascade=tuple(targets))
 
 
@@ -294,6 +305,6 @@ def _open_transport(settings: Settings, clock: Clock) -> Transport:
 def _open_store(settings: Settings) -> Store:
     if settings.store.path is None:
         return MemoryStore()
-    from headrace.store.sqlite import SQLiteStore  # noqa: PLC0415  (the library writes no file unless told)
+    from headrace.store.sqlite import SQLiteStore  # the library writes no file unless told
 
     return SQLiteStore(settings.store.path)

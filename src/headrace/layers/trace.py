@@ -46,7 +46,7 @@ class Trace:
                 for attempt in call.attempts:
                     observer.attempt_ended(call, attempt)
                 observer.call_ended(call)
-            except Exception:  # noqa: BLE001  (an exporter may be broken in any way; the request is not)
+            except Exception:  # an exporter may be broken in any way; the request is not
                 if not self._complained:
                     self._complained = True
                     logger.exception("an observer failed; further failures are not logged")

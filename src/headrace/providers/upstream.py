@@ -23,7 +23,7 @@ from headrace.errors import (
     ProviderTimeout,
     StreamBroken,
 )
-from headrace.handler import Dialect, OneBatch, Request, Stream, StreamDecoder, is_content
+from headrace.handler import Dialect, OneBatch, Request, Stream, StreamDecoder, collect, is_content
 from headrace.providers.transport import HTTPResponse, Origin, Transport, header_block
 from headrace.types import (
     Batch,
@@ -33,6 +33,7 @@ from headrace.types import (
     Finish,
     Frame,
     Headers,
+    Reply,
     Start,
     UsageReport,
 )
@@ -61,10 +62,12 @@ class Upstream:
 
     Args:
         endpoint: Where; awaited for every attempt, so that a provider may have to be started first.
-        lacks: What no model of this provider can do (`tools`), as the word for it.
+        lacks: What no model of this provider can do (`tools`, `images`), as the word for it.
+        always_stream: Ask for a stream even where a whole answer is wanted, for a server that goes on generating a whole
+            answer after its caller has left.
     """
 
-    __slots__ = ("_blocks", "_clock", "_endpoint", "_transport", "dialect", "lacks", "name")
+    __slots__ = ("_always_stream", "_blocks", "_clock", "_endpoint", "_transport", "dialect", "lacks", "name")
 
     def __init__(
         self,
@@ -75,8 +78,10 @@ class Upstream:
         clock: Clock,
         *,
         lacks: frozenset[str] = frozenset(),
+        always_stream: bool = False,
     ) -> None:
         self.name = name
+        self._always_stream = always_stream
         self.dialect = dialect
         self.lacks = lacks
         self._endpoint = endpoint
@@ -88,8 +93,9 @@ class Upstream:
         target, attempt = request.target, request.attempt
         assert target is not None
         assert attempt is not None
+        streamed = request.stream or self._always_stream
         body, warnings = request.body.outgoing(
-            self.dialect, model=target.model, stream=request.stream, max_tokens=request.max_tokens
+            self.dialect, model=target.model, stream=streamed, max_tokens=request.max_tokens
         )
         for warning in warnings:
             request.call.warn(warning)
@@ -109,8 +115,11 @@ class Upstream:
             )
             if not 200 <= response.status < 300:
                 raise await self._refusal(response)
-            if request.stream and "json" not in response.headers.get("content-type", ""):
-                return await self._streamed(request, attempt, response)
+            if streamed and "json" not in response.headers.get("content-type", ""):
+                stream = await self._streamed(request, attempt, response)
+                if request.stream:
+                    return stream
+                return OneBatch([Frame((Complete(await _gathered(stream)),))])
             return await self._buffered(request, attempt, response)
         except BaseException:
             await response.aclose()
@@ -354,6 +363,14 @@ class UpstreamStream:
         if self._attempt.outcome == "pending":
             self._attempt.end("cancelled", self._clock.now())
             self.release()
+
+
+async def _gathered(stream: Stream) -> Reply:
+    """The whole answer of a stream whose caller has seen nothing yet, so that an end in its middle is an ordinary failure."""
+    try:
+        return await collect(stream)
+    except StreamBroken as broken:
+        raise broken.cause if broken.cause is not None else Malformed(broken.message) from broken
 
 
 def _has_content(batch: Batch) -> bool:
