@@ -239,6 +239,14 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
     def _job_done(self, _: asyncio.Future[Any]) -> None:
         self._jobs -= 1
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """As ever, in real time: joining threads is a job, and virtual seconds would be over before they end."""
+        self._jobs += 1
+        try:
+            await super().shutdown_default_executor()
+        finally:
+            self._jobs -= 1
+
     async def idle(self) -> None:
         """Until nothing else can run at this time."""
         future: asyncio.Future[None] = self.create_future()
