@@ -96,4 +96,5 @@ __all__ = [
     "after",
     "make_request",
     "run",
+    "until",
 ]

@@ -20,7 +20,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
-__all__ = ["ManualClock", "Stuck", "run"]
+__all__ = ["ManualClock", "Stuck", "run", "until"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -189,6 +189,17 @@ def run(main: Coroutine[Any, Any, T], clock: ManualClock, *, limit_s: float = 86
 
     with asyncio.Runner(loop_factory=lambda: _VirtualLoop(clock, clock.now() + limit_s)) as runner:
         return runner.run(watched())
+
+
+async def until(condition: Callable[[], object], *, timeout_s: float = 5.0) -> None:
+    """Wait in real time until `condition()` is true, asking every millisecond; for what a socket brings.
+
+    Raises:
+        TimeoutError: It was not true within `timeout_s` seconds.
+    """
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110  (a condition of the caller's sets no event)
+            await asyncio.sleep(0.001)  # noqa: TID251
 
 
 def _wake(sleeper: asyncio.Future[None]) -> None:
