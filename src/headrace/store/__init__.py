@@ -1,0 +1,77 @@
+"""Where requests, attempts and keys are kept: a SQLite file (`headrace.store.sqlite`), or memory.
+
+The two behave alike and pass the same tests. The ledger is append-only: one row an attempt, never changed.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from headrace.call import Attempt, Call
+from headrace.store.memory import MemoryStore
+from headrace.store.rows import AttemptRow, StoredKey, StoredRequest
+
+__all__ = ["AttemptRow", "MemoryStore", "Store", "StoredKey", "StoredRequest"]
+
+
+class Store(Protocol):
+    """What every store does. The `record_...` methods never raise and never wait: they stand in the path of requests."""
+
+    @property
+    def dropped(self) -> int:
+        """Rows that were not and will not be kept: the queue was full, the writer dead, or the store closed."""
+
+    @property
+    def errors(self) -> int:
+        """Failed writes, each of them tried again while there is room; more than 0 with `dropped` 0 has lost nothing."""
+
+    def record_attempt(self, call: Call, attempt: Attempt) -> None:
+        """Append the attempt, as it is now, to the ledger."""
+
+    def record_call(self, call: Call) -> None:
+        """Keep the call, as it is now, once it has ended."""
+
+    async def request(self, request_id: str, tenant: str | None) -> StoredRequest | None:
+        """The request with its attempts; None if there is none, or it is another tenant's. `tenant=None` sees all.
+
+        Of several with one id, the last. One that has attempts but no end has `status` None.
+        """
+
+    async def recent(self, limit: int) -> list[StoredRequest]:
+        """The last `limit` requests that ended, the newest first, with their attempts."""
+
+    def key_hash(self, key: str) -> bytes:
+        """HMAC-SHA256 of a presented key under this store's own secret; what `find_key` looks for."""
+
+    async def add_key(self, key: StoredKey, hash: bytes) -> None:  # noqa: A002
+        """Keep a key; it is durable on return.
+
+        Raises:
+            StoreError: There is one with that id or hash, or it could not be written.
+        """
+
+    async def find_key(self, hash: bytes) -> StoredKey | None:  # noqa: A002
+        """The key with that hash, revoked or not."""
+
+    async def list_keys(self) -> list[StoredKey]:
+        """All keys, the oldest first."""
+
+    async def revoke_key(self, id: str, now: float) -> bool:  # noqa: A002
+        """Revoke at wall time `now`, durable on return; False if there is no such key or it was revoked before.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+
+    async def flush(self) -> None:
+        """Return when everything recorded before is durable.
+
+        Raises:
+            StoreError: It could not be written; it is kept and tried again.
+        """
+
+    async def aclose(self) -> None:
+        """Write what is recorded and let go of the file; idempotent. What cannot be written is counted as dropped."""
+
+    def ready(self) -> bool:
+        """Whether the store takes records."""

@@ -1,0 +1,122 @@
+"""The store of a process that was not told to write a file."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+from collections import OrderedDict
+
+import msgspec
+
+from headrace.call import Attempt, Call
+from headrace.errors import StoreError
+from headrace.store.rows import AttemptRow, StoredKey, StoredRequest, attempt_row, request_of, request_row
+
+__all__ = ["MemoryStore"]
+
+
+class _Entry:
+    __slots__ = ("attempts", "request")
+
+    def __init__(self) -> None:
+        self.request: StoredRequest | None = None
+        self.attempts: list[AttemptRow] = []
+
+    def whole(self) -> StoredRequest:
+        attempts = tuple(sorted(self.attempts, key=lambda row: row.number))
+        if self.request is None:
+            return request_of(attempts)
+        return msgspec.structs.replace(self.request, attempts=attempts)
+
+
+class MemoryStore:
+    """The last `keep` requests (1 or more) with their attempts, and keys, gone with the process.
+
+    That an old request makes room for a new one is how it works and not counted as dropped.
+    """
+
+    def __init__(self, keep: int = 1000) -> None:
+        self._keep = keep
+        self._entries: OrderedDict[tuple[str, str | None, float], _Entry] = OrderedDict()
+        self._keys: dict[bytes, StoredKey] = {}
+        self._secret = secrets.token_bytes(32)
+        self._closed = False
+        self._dropped = 0
+        # The library may be used from several threads, each with its own loop.
+        self._lock = threading.Lock()
+
+    @property
+    def dropped(self) -> int:
+        return self._dropped
+
+    @property
+    def errors(self) -> int:
+        return 0
+
+    def record_attempt(self, call: Call, attempt: Attempt) -> None:
+        with self._lock:
+            if (entry := self._entry(call)) is not None:
+                entry.attempts.append(attempt_row(call, attempt))
+
+    def record_call(self, call: Call) -> None:
+        with self._lock:
+            if (entry := self._entry(call)) is not None:
+                entry.request = request_row(call)
+
+    def _entry(self, call: Call) -> _Entry | None:
+        if self._closed:
+            self._dropped += 1
+            return None
+        key = call.id, call.tenant, call.started_wall
+        if (entry := self._entries.get(key)) is None:
+            entry = self._entries[key] = _Entry()
+            if len(self._entries) > self._keep:
+                self._entries.popitem(last=False)
+        return entry
+
+    async def request(self, request_id: str, tenant: str | None) -> StoredRequest | None:
+        with self._lock:
+            for (id_, owner, _), entry in reversed(self._entries.items()):
+                if id_ == request_id and tenant in (None, owner):
+                    return entry.whole()
+        return None
+
+    async def recent(self, limit: int) -> list[StoredRequest]:
+        with self._lock:
+            ended = [entry for entry in reversed(self._entries.values()) if entry.request is not None]
+            return [entry.whole() for entry in ended[:limit]]
+
+    def key_hash(self, key: str) -> bytes:
+        return hmac.digest(self._secret, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
+
+    async def add_key(self, key: StoredKey, hash: bytes) -> None:  # noqa: A002
+        with self._lock:
+            if hash in self._keys or any(other.id == key.id for other in self._keys.values()):
+                raise StoreError(f"there is a key {key.id!r} already, or one with the same value")
+            self._keys[hash] = key
+
+    async def find_key(self, hash: bytes) -> StoredKey | None:  # noqa: A002
+        return self._keys.get(hash)
+
+    async def list_keys(self) -> list[StoredKey]:
+        with self._lock:
+            return sorted(self._keys.values(), key=lambda key: (key.created_wall, key.id))
+
+    async def revoke_key(self, id: str, now: float) -> bool:  # noqa: A002
+        with self._lock:
+            for hash_, key in self._keys.items():
+                if key.id == id and key.revoked_wall is None:
+                    self._keys[hash_] = msgspec.structs.replace(key, revoked_wall=now)
+                    return True
+        return False
+
+    async def flush(self) -> None:
+        """Nothing is ever pending."""
+
+    async def aclose(self) -> None:
+        self._closed = True
+
+    def ready(self) -> bool:
+        return not self._closed

@@ -1,0 +1,193 @@
+"""What a store keeps: values, taken from the live records at once, so nothing that happens later changes them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from headrace.call import Attempt, Call, Nanodollars
+
+__all__ = ["AttemptRow", "StoredKey", "StoredRequest", "attempt_row", "request_row"]
+
+
+class AttemptRow(msgspec.Struct, frozen=True):
+    """One attempt, as the ledger keeps it.
+
+    Times are seconds, `..._wall` since 1970. `provider` and `target_model` are what was asked, `model` is who answered by its own
+    account. `call_wall` is when the logical call began: with `request_id` it names the call, since a caller may choose an id
+    twice. Tokens are None where the provider did not say; `cost_nano` and `wasted_nano` are None while unknown.
+    """
+
+    request_id: str
+    call_wall: float
+    number: int
+    started_wall: float
+    provider: str
+    target_model: str
+    model: str | None
+    purpose: str
+    outcome: str
+    error_kind: str | None
+    http: int | None
+    waited_s: float
+    first_content_s: float | None
+    duration_s: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    cache_write_1h_tokens: int | None
+    reasoning_tokens: int | None
+    cost_nano: Nanodollars | None
+    wasted_nano: Nanodollars | None
+    finish: str | None
+    provider_request_id: str | None
+    key_id: str | None
+    tenant: str | None
+    user: str | None
+    team: str | None
+    route: str
+    tags: dict[str, str]
+
+    @property
+    def target(self) -> str:
+        """`provider/model`."""
+        return f"{self.provider}/{self.target_model}"
+
+
+class StoredRequest(msgspec.Struct, frozen=True):
+    """One logical call. `model` is what was asked for, `status` the HTTP status that the caller got, None while it runs.
+
+    `attempts` are in order of their numbers; they are kept apart and put in when a request is read.
+    """
+
+    request_id: str
+    started_wall: float
+    duration_s: float | None
+    status: int | None
+    purpose: str
+    route: str
+    model: str
+    dialect: str
+    stream: bool
+    cache: str
+    key_id: str | None
+    tenant: str | None
+    user: str | None
+    team: str | None
+    tags: dict[str, str]
+    warnings: tuple[str, ...]
+    attempts: tuple[AttemptRow, ...] = ()
+
+    @property
+    def cost_nano(self) -> Nanodollars | None:
+        """What all attempts cost together; None if one of them is unknown."""
+        total = 0
+        for attempt in self.attempts:
+            if attempt.cost_nano is None:
+                return None
+            total += attempt.cost_nano
+        return total
+
+
+class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that callers present; the key itself is not kept, only its keyed hash, and that is not shown.
+
+    `prefix` is its beginning, enough for a person to recognise it. `routes` empty means all. `revoked_wall` is None while
+    it is good.
+    """
+
+    id: str
+    prefix: str
+    created_wall: float
+    tenant: str
+    user: str | None = None
+    team: str | None = None
+    routes: tuple[str, ...] = ()
+    revoked_wall: float | None = None
+
+
+_NO_TAGS: dict[str, str] = {}
+
+
+def attempt_row(call: Call, attempt: Attempt) -> AttemptRow:
+    """The attempt as it is now."""
+    usage = attempt.usage
+    target = attempt.target
+    return AttemptRow(
+        call.id,
+        call.started_wall,
+        attempt.number,
+        attempt.started_wall,
+        target.provider,
+        target.model,
+        attempt.model,
+        call.purpose,
+        attempt.outcome,
+        attempt.error_kind,
+        attempt.http,
+        attempt.waited_s,
+        attempt.first_content_s,
+        attempt.duration_s,
+        None if usage is None else usage.input_tokens,
+        None if usage is None else usage.output_tokens,
+        None if usage is None else usage.cache_read_tokens,
+        None if usage is None else usage.cache_write_tokens,
+        None if usage is None else usage.cache_write_1h_tokens,
+        None if usage is None else usage.reasoning_tokens,
+        attempt.cost,
+        attempt.wasted,
+        attempt.finish,
+        attempt.provider_request_id,
+        call.key_id,
+        call.tenant,
+        call.user,
+        call.team,
+        call.route,
+        dict(call.tags) if call.tags else _NO_TAGS,
+    )
+
+
+def request_row(call: Call) -> StoredRequest:
+    """The call as it is now, without its attempts."""
+    return StoredRequest(
+        call.id,
+        call.started_wall,
+        call.duration_s,
+        call.status,
+        call.purpose,
+        call.route,
+        call.model,
+        call.dialect,
+        call.stream,
+        call.cache,
+        call.key_id,
+        call.tenant,
+        call.user,
+        call.team,
+        dict(call.tags) if call.tags else _NO_TAGS,
+        tuple(call.warnings),
+    )
+
+
+def request_of(attempts: tuple[AttemptRow, ...]) -> StoredRequest:
+    """What the attempts of a call that has not ended (or whose process died) say about it; one attempt or more."""
+    first = attempts[0]
+    return StoredRequest(
+        request_id=first.request_id,
+        started_wall=first.call_wall,
+        duration_s=None,
+        status=None,
+        purpose=first.purpose,
+        route=first.route,
+        model="",
+        dialect="",
+        stream=False,
+        cache="",
+        key_id=first.key_id,
+        tenant=first.tenant,
+        user=first.user,
+        team=first.team,
+        tags=first.tags,
+        warnings=(),
+        attempts=attempts,
+    )

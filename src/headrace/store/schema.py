@@ -1,0 +1,227 @@
+"""The SQLite file: how it is made, recognised, checked and brought up to date."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import stat
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+from headrace.errors import StoreError
+
+__all__ = ["APPLICATION_ID", "STEPS", "connect", "prepare"]
+
+APPLICATION_ID = 0x48445243
+"""`HDRC`, in the file's header: what tells our file from another program's."""
+
+BUSY_S = 5.0
+"""How long a connection waits for another process that writes; its transactions take milliseconds."""
+
+STEPS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+        """CREATE TABLE attempts (
+            id INTEGER PRIMARY KEY,
+            request_id TEXT NOT NULL,
+            call_wall REAL NOT NULL,
+            number INTEGER NOT NULL,
+            started_wall REAL NOT NULL,
+            provider TEXT NOT NULL,
+            target_model TEXT NOT NULL,
+            model TEXT,
+            purpose TEXT NOT NULL,
+            outcome TEXT NOT NULL,
+            error_kind TEXT,
+            http INTEGER,
+            waited_s REAL NOT NULL,
+            first_content_s REAL,
+            duration_s REAL,
+            input_tokens INTEGER,
+            output_tokens INTEGER,
+            cache_read_tokens INTEGER,
+            cache_write_tokens INTEGER,
+            cache_write_1h_tokens INTEGER,
+            reasoning_tokens INTEGER,
+            cost_nano INTEGER,
+            wasted_nano INTEGER,
+            finish TEXT,
+            provider_request_id TEXT,
+            key_id TEXT,
+            tenant TEXT,
+            user TEXT,
+            team TEXT,
+            route TEXT NOT NULL,
+            tags TEXT
+        )""",
+        "CREATE INDEX attempts_request ON attempts (request_id)",
+        "CREATE INDEX attempts_started ON attempts (started_wall)",
+        """CREATE TRIGGER attempts_are_final BEFORE UPDATE ON attempts
+            BEGIN SELECT RAISE(ABORT, 'a row of the ledger is never changed'); END""",
+        """CREATE TABLE calls (
+            id INTEGER PRIMARY KEY,
+            request_id TEXT NOT NULL,
+            started_wall REAL NOT NULL,
+            duration_s REAL,
+            status INTEGER,
+            purpose TEXT NOT NULL,
+            route TEXT NOT NULL,
+            model TEXT NOT NULL,
+            dialect TEXT NOT NULL,
+            stream INTEGER NOT NULL,
+            cache TEXT NOT NULL,
+            key_id TEXT,
+            tenant TEXT,
+            user TEXT,
+            team TEXT,
+            tags TEXT,
+            warnings TEXT
+        )""",
+        "CREATE INDEX calls_request ON calls (request_id)",
+        """CREATE TABLE keys (
+            id TEXT PRIMARY KEY,
+            hash BLOB NOT NULL UNIQUE,
+            prefix TEXT NOT NULL,
+            created_wall REAL NOT NULL,
+            tenant TEXT NOT NULL,
+            user TEXT,
+            team TEXT,
+            routes TEXT,
+            revoked_wall REAL
+        )""",
+    ),
+)
+"""Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection with our settings, without a transaction of Python's own."""
+    # One thread owns each connection; which one is settled after it is made.
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    # FULL: a commit is on the disk when it returns, or a power cut could take back rows that `flush` called
+    # durable (NORMAL in WAL mode syncs at checkpoints only). The group commit pays one sync for many rows.
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+def prepare(path: Path, steps: tuple[tuple[str, ...], ...] = STEPS) -> bytes:
+    """Make `path` a file of the version that `steps` lead to, and give the secret under which its keys are hashed.
+
+    A missing file is made with mode 0600 (SQLite gives its `-wal` and `-shm` the same), a missing folder with 0700. A file of an
+    older version is copied to `<path>.v<old>.bak` first.
+
+    Raises:
+        StoreError: The file is another program's, damaged, of a newer version, or cannot be made or written.
+    """
+    try:
+        _make(path)
+        with closing(connect(path)) as connection:
+            _write_ahead(connection, path)
+            return _brought_up(connection, path, steps)
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"the store {path} cannot be used: {error}{_advice(error)}") from error
+    except OSError as error:
+        raise StoreError(
+            f"the store {path} cannot be opened: {error.strerror or error}; "
+            "[store] path must be in a folder that this user may write to"
+        ) from error
+
+
+def _advice(error: sqlite3.DatabaseError) -> str:
+    if isinstance(error, sqlite3.OperationalError):
+        return ""
+    return "; it is not a database or it is damaged: move it away or restore it, or set [store] path to another file"
+
+
+def _make(path: Path) -> None:
+    if path.exists():
+        if not path.is_file():
+            raise StoreError(f"the store {path} is not a file; set [store] path to a file")
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # another process was faster
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, stat.S_IRUSR | stat.S_IWUSR))
+
+
+def _write_ahead(connection: sqlite3.Connection, path: Path) -> None:
+    deadline = 100
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            break
+        except sqlite3.OperationalError as error:
+            # The switch to WAL does not wait for another process that does the same; we do.
+            deadline -= 1
+            if deadline == 0 or "locked" not in str(error):
+                raise
+            time.sleep(BUSY_S / 100)
+    if mode != "wal":
+        raise StoreError(
+            f"the store {path} cannot use a write-ahead log ({mode}); it must be on a local disk"
+        )
+
+
+def _brought_up(connection: sqlite3.Connection, path: Path, steps: tuple[tuple[str, ...], ...]) -> bytes:
+    known = len(steps)
+    version = _version(connection, path, known)
+    if 0 < version < known:
+        _back_up(connection, path, version)
+    if version < known:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Another process may have done it between the look and the lock.
+            for step in steps[_version(connection, path, known) :]:
+                for statement in step:
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={known}")
+            connection.execute(
+                "INSERT OR IGNORE INTO meta VALUES ('key_secret', ?)", (secrets.token_bytes(32),)
+            )
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    for table in ("attempts", "calls", "keys"):
+        # A look into each, so that a cut or overwritten file is found now.
+        connection.execute(f"SELECT * FROM {table} ORDER BY rowid DESC LIMIT 1").fetchall()  # noqa: S608
+    row = connection.execute("SELECT value FROM meta WHERE name = 'key_secret'").fetchone()
+    if row is None:
+        raise StoreError(f"the store {path} has lost the secret of its keys; restore it from a backup")
+    return bytes(row[0])
+
+
+def _version(connection: sqlite3.Connection, path: Path, known: int) -> int:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID and (application or version or tables):
+        raise StoreError(
+            f"the store {path} is a database of another program; set [store] path to another file"
+        )
+    if version > known:
+        raise StoreError(
+            f"the store {path} has schema version {version}, this Headrace knows version {known}: "
+            "run the newer Headrace, or set [store] path to another file"
+        )
+    return int(version)
+
+
+def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    """A complete copy beside the file, mode 0600, under a name that was free."""
+    for number in range(1, 1000):
+        copy = path.with_name(f"{path.name}.v{version}{'' if number == 1 else f'.{number}'}.bak")
+        try:
+            os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_RDWR, stat.S_IRUSR | stat.S_IWUSR))
+        except FileExistsError:
+            continue
+        try:
+            connection.execute("VACUUM INTO ?", (str(copy),))
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
+        return
+    raise StoreError(f"there are 1000 backups beside the store {path}; move some of them away")

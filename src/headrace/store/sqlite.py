@@ -1,0 +1,484 @@
+"""The store in one SQLite file, shared by the worker processes of one machine.
+
+One thread writes. The event loop only puts rows on a queue; the thread takes all that has come within `LINGER_S`, writes them in
+one transaction and syncs once. So a request never waits for the disk, and a crash of the process loses at most the
+rows of the last moments: those that no `flush` has confirmed.
+
+A failed write (a full disk, a lock held too long) is counted, told once, and tried again with the same rows until it works; meanwhile
+the queue fills, and what finds it full is counted as dropped. A request never fails for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import hashlib
+import hmac
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from headrace.call import Attempt, Call
+from headrace.errors import StoreError
+from headrace.store.rows import AttemptRow, StoredKey, StoredRequest, attempt_row, request_of, request_row
+from headrace.store.schema import connect, prepare
+
+__all__ = ["SQLiteStore"]
+
+LINGER_S = 0.01
+"""How long the writer gathers rows after the first: one sync for all of them, and one wake-up of the thread."""
+
+BATCH_ROWS = 4096
+"""Most rows in one transaction: some 40 ms, far below the time that another process waits for the lock."""
+
+RETRY_S = (0.1, 5.0)
+"""The first and the longest pause before a failed write is tried again; it doubles in between."""
+
+_log = logging.getLogger("headrace.store")
+_T = TypeVar("_T")
+
+_ATTEMPT_COLUMNS = AttemptRow.__struct_fields__
+_CALL_COLUMNS = StoredRequest.__struct_fields__[:-1]
+_STREAM = _CALL_COLUMNS.index("stream")
+_KEY_COLUMNS = StoredKey.__struct_fields__
+
+
+def _insert(table: str, columns: Sequence[str]) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+
+
+_INSERT_ATTEMPT = _insert("attempts", _ATTEMPT_COLUMNS)
+_INSERT_CALL = _insert("calls", _CALL_COLUMNS)
+_INSERT_KEY = _insert("keys", (*_KEY_COLUMNS, "hash"))
+_SELECT_ATTEMPT = f"SELECT {', '.join(_ATTEMPT_COLUMNS)} FROM attempts"  # noqa: S608
+_SELECT_CALL = f"SELECT {', '.join(_CALL_COLUMNS)} FROM calls"  # noqa: S608
+_SELECT_KEY = f"SELECT {', '.join(_KEY_COLUMNS)} FROM keys"  # noqa: S608
+
+
+class _Task:
+    """Something for the writer to do after all rows before it are durable; its future gets the outcome."""
+
+    __slots__ = ("future", "work")
+
+    def __init__(self, work: Callable[[sqlite3.Connection], Any] | None = None) -> None:
+        self.work = work
+        self.future: Future[Any] = Future()
+
+
+class _Stop:
+    __slots__ = ()
+
+
+class SQLiteStore:
+    """A `Store` in the file `path`; made when missing (see `headrace.store.schema`).
+
+    Opening does disk I/O and may wait for another process up to 5 s: do it at the start. `queue_rows` bounds the memory of rows
+    that wait for the disk (some 1 KB each).
+
+    Raises:
+        StoreError: The file cannot be used; the message says why and what to do.
+    """
+
+    def __init__(self, path: Path, *, queue_rows: int = 50_000) -> None:
+        self.path = path
+        self._secret = prepare(path)
+        self._queue_rows = queue_rows
+        self._queue: queue.SimpleQueue[AttemptRow | StoredRequest | _Task | _Stop] = queue.SimpleQueue()
+        self._hurry = threading.Event()
+        self._count = threading.Lock()
+        self._dropped = 0
+        self._errors = 0
+        self._told = False
+        self._closed = False
+        self._dead = False
+        self._reader: sqlite3.Connection | None = None
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="headrace-store-reader")
+        self._writer = threading.Thread(target=self._write, name="headrace-store-writer", daemon=True)
+        self._writer.start()
+        # A program that ends without aclose still has its rows written.
+        atexit.register(self._finish)
+
+    @property
+    def dropped(self) -> int:
+        return self._dropped
+
+    @property
+    def errors(self) -> int:
+        return self._errors
+
+    def ready(self) -> bool:
+        return not self._closed and not self._dead
+
+    # --- on the event loop ---------------------------------------------------------------------------------------------
+
+    def record_attempt(self, call: Call, attempt: Attempt) -> None:
+        if self._open():
+            self._queue.put(attempt_row(call, attempt))
+
+    def record_call(self, call: Call) -> None:
+        if self._open():
+            self._queue.put(request_row(call))
+
+    def _open(self) -> bool:
+        if self._queue.qsize() < self._queue_rows and not self._closed and not self._dead:
+            return True
+        self._drop(1, "closed" if self._closed else "writer dead" if self._dead else "queue full")
+        return False
+
+    def _drop(self, rows: int, why: str) -> None:
+        with self._count:
+            self._dropped += rows
+            told, self._told = self._told, True
+        if not told:
+            _log.error("the store %s loses rows (%s); their number is in `dropped`", self.path, why)
+
+    async def flush(self) -> None:
+        await self._run(None)
+
+    async def _run(self, work: Callable[[sqlite3.Connection], _T] | None) -> _T:
+        if not self.ready():
+            raise StoreError(f"the store {self.path} is closed or its writer is dead")
+        task = _Task(work)
+        self._queue.put(task)
+        self._hurry.set()
+        if self._dead:  # it died in between, perhaps without seeing the task
+            self._refuse_queued()
+        result: _T = await asyncio.wrap_future(task.future)
+        return result
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(_Stop())
+        self._hurry.set()
+        await asyncio.to_thread(self._finish)
+
+    def _finish(self) -> None:
+        """Idempotent; from any thread."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(_Stop())
+            self._hurry.set()
+        self._writer.join()
+        self._reading.shutdown()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        atexit.unregister(self._finish)
+
+    # --- reading, on a thread and a connection of its own --------------------------------------------------------------
+
+    async def _read(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
+        if self._closed:
+            raise StoreError(f"the store {self.path} is closed")
+
+        def run() -> _T:
+            if self._reader is None:
+                self._reader = connect(self.path)
+                self._reader.execute("PRAGMA query_only=ON")
+            try:
+                return query(self._reader)
+            except sqlite3.Error as error:
+                raise StoreError(f"the store {self.path} cannot be read: {error}") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._reading, run)
+
+    async def _settled(self) -> None:
+        """What this process recorded is there to be read, if it can be written at all."""
+        try:
+            await self.flush()
+        except StoreError:
+            _log.debug("reading from %s before all is written", self.path)
+
+    async def request(self, request_id: str, tenant: str | None) -> StoredRequest | None:
+        await self._settled()
+
+        def query(connection: sqlite3.Connection) -> StoredRequest | None:
+            whose = "" if tenant is None else " AND tenant = ?"
+            values = (request_id,) if tenant is None else (request_id, tenant)
+            last = connection.execute(
+                f"{_SELECT_ATTEMPT} WHERE request_id = ?{whose} ORDER BY call_wall DESC, id DESC LIMIT 1",
+                values,
+            ).fetchone()
+            call = connection.execute(
+                f"{_SELECT_CALL} WHERE request_id = ?{whose} ORDER BY started_wall DESC, id DESC LIMIT 1",
+                values,
+            ).fetchone()
+            if call is not None:
+                ended = _request(call)
+                if last is None or _attempt(last).call_wall <= ended.started_wall:
+                    return _whole(connection, ended)
+            if last is None:
+                return None
+            running = _attempt(last)
+            return request_of(_attempts(connection, request_id, running.tenant, running.call_wall))
+
+        return await self._read(query)
+
+    async def recent(self, limit: int) -> list[StoredRequest]:
+        await self._settled()
+
+        def query(connection: sqlite3.Connection) -> list[StoredRequest]:
+            rows = connection.execute(f"{_SELECT_CALL} ORDER BY id DESC LIMIT ?", (limit,)).fetchall()
+            return [_whole(connection, _request(row)) for row in rows]
+
+        return await self._read(query)
+
+    # --- keys ----------------------------------------------------------------------------------------------------------
+
+    def key_hash(self, key: str) -> bytes:
+        return hmac.digest(self._secret, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
+
+    async def add_key(self, key: StoredKey, hash: bytes) -> None:  # noqa: A002
+        values = msgspec.structs.asdict(key) | {"routes": _json(key.routes), "hash": hash}
+
+        def work(connection: sqlite3.Connection) -> None:
+            try:
+                connection.execute(_INSERT_KEY, tuple(values[name] for name in (*_KEY_COLUMNS, "hash")))
+            except sqlite3.IntegrityError as error:
+                raise StoreError(f"there is a key {key.id!r} already, or one with the same value") from error
+
+        await self._run(work)
+
+    async def find_key(self, hash: bytes) -> StoredKey | None:  # noqa: A002
+        row = await self._read(lambda c: c.execute(f"{_SELECT_KEY} WHERE hash = ?", (hash,)).fetchone())
+        return None if row is None else _key(row)
+
+    async def list_keys(self) -> list[StoredKey]:
+        rows = await self._read(lambda c: c.execute(f"{_SELECT_KEY} ORDER BY created_wall, id").fetchall())
+        return [_key(row) for row in rows]
+
+    async def revoke_key(self, id: str, now: float) -> bool:  # noqa: A002
+        def work(connection: sqlite3.Connection) -> bool:
+            done = connection.execute(
+                "UPDATE keys SET revoked_wall = ? WHERE id = ? AND revoked_wall IS NULL", (now, id)
+            )
+            return done.rowcount == 1
+
+        return await self._run(work)
+
+    # --- writing, on its own thread ------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        held: list[AttemptRow | StoredRequest] = []
+        try:
+            connection = connect(self.path)
+            try:
+                self._serve(connection, held)
+            finally:
+                connection.close()
+        except BaseException:  # noqa: BLE001  (whatever it is, it ends the thread: it must be told and counted)
+            self._dead = True
+            _log.exception("the writer of the store %s died; nothing more is kept", self.path)
+            self._drop(len(held), "writer dead")
+        self._refuse_queued()
+
+    def _serve(self, connection: sqlite3.Connection, held: list[AttemptRow | StoredRequest]) -> None:
+        """Until stopped. `held` are the rows taken from the queue and not yet durable."""
+        pause = 0.0
+        stopping = False
+        while not stopping:
+            tasks: list[_Task] = []
+            if not held:
+                stopping = self._take(self._queue.get(), held, tasks)
+            # After a failure the pause before the next try, else the time to gather.
+            if not stopping and not tasks:
+                self._hurry.wait(pause or LINGER_S)
+            self._hurry.clear()
+            while not stopping and len(held) < BATCH_ROWS:
+                try:
+                    stopping = self._take(self._queue.get_nowait(), held, tasks)
+                except queue.Empty:
+                    break
+            if (error := self._put(connection, held)) is None:
+                held.clear()
+                pause = 0.0
+            else:
+                pause = min(RETRY_S[1], max(RETRY_S[0], pause * 2))
+            for task in tasks:
+                self._do(connection, task, error)
+            # Closing waits for no disk to become free.
+            stopping = stopping or (error is not None and self._closed)
+        if held:
+            self._drop(len(held), "not written before the end")
+
+    @staticmethod
+    def _take(
+        item: AttemptRow | StoredRequest | _Task | _Stop,
+        held: list[AttemptRow | StoredRequest],
+        tasks: list[_Task],
+    ) -> bool:
+        """Whether to stop."""
+        if isinstance(item, _Stop):
+            return True
+        if isinstance(item, _Task):
+            tasks.append(item)
+        else:
+            held.append(item)
+        return False
+
+    def _put(
+        self, connection: sqlite3.Connection, rows: list[AttemptRow | StoredRequest]
+    ) -> Exception | None:
+        """Write all rows in one transaction, or none of them."""
+        if not rows:
+            return None
+        attempts = [_attempt_values(row) for row in rows if isinstance(row, AttemptRow)]
+        calls = [_request_values(row) for row in rows if isinstance(row, StoredRequest)]
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            bad = self._insert_all(connection, _INSERT_ATTEMPT, attempts)
+            bad += self._insert_all(connection, _INSERT_CALL, calls)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            _rolled_back(connection)
+            with self._count:
+                self._errors += 1
+                told, self._told = self._told, True
+            if not told:
+                _log.error("the store %s cannot be written (%s); trying again", self.path, error)
+            return error
+        if bad:
+            self._drop(bad, "values that SQLite does not take")
+        elif self._told and self._queue.qsize() < self._queue_rows // 2:
+            self._told = False
+            _log.warning("the store %s is written again; %d rows were lost so far", self.path, self._dropped)
+        return None
+
+    @staticmethod
+    def _insert_all(connection: sqlite3.Connection, statement: str, rows: list[tuple[Any, ...]]) -> int:
+        """Insert; the number of rows that cannot be, which must not hold up the others."""
+        connection.execute("SAVEPOINT batch")
+        try:
+            connection.executemany(statement, rows)
+        except (OverflowError, UnicodeError, sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            connection.execute("ROLLBACK TO batch")
+        else:
+            return 0
+        bad = 0
+        for row in rows:
+            try:
+                connection.execute(statement, tuple(_clean(value) for value in row))
+            except (OverflowError, UnicodeError, sqlite3.IntegrityError, sqlite3.ProgrammingError):
+                bad += 1
+        return bad
+
+    def _do(self, connection: sqlite3.Connection, task: _Task, error: Exception | None) -> None:
+        if not task.future.set_running_or_notify_cancel():
+            return
+        try:
+            if error is not None:
+                raise error
+            if task.work is None:
+                result = None
+            else:
+                connection.execute("BEGIN IMMEDIATE")
+                result = task.work(connection)
+                connection.execute("COMMIT")
+        except sqlite3.Error as failed:
+            _rolled_back(connection)
+            task.future.set_exception(StoreError(f"the store {self.path} could not be written: {failed}"))
+        except BaseException as failed:  # noqa: BLE001  (it belongs to whoever awaits the task)
+            _rolled_back(connection)
+            task.future.set_exception(failed)
+        else:
+            task.future.set_result(result)
+
+    def _refuse_queued(self) -> None:
+        """Nobody will write any more: tell those who wait, count the rest."""
+        lost = 0
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if isinstance(item, _Task):
+                if item.future.set_running_or_notify_cancel():
+                    item.future.set_exception(StoreError(f"the store {self.path} is closed"))
+            elif not isinstance(item, _Stop):
+                lost += 1
+        if lost:
+            self._drop(lost, "writer dead" if self._dead else "closed")
+
+
+def _rolled_back(connection: sqlite3.Connection) -> None:
+    # Some errors (a full disk) have rolled back already.
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+# --- values to rows and back -------------------------------------------------------------------------------------------
+
+
+def _json(value: dict[str, str] | tuple[str, ...]) -> str | None:
+    if not value:
+        return None
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        if isinstance(value, dict):
+            value = {_clean(name): _clean(text) for name, text in value.items()}
+        else:
+            value = tuple(_clean(text) for text in value)
+        return msgspec.json.encode(value).decode()
+
+
+def _clean(value: Any) -> Any:
+    """Text without lone surrogates, which UTF-8 has not; everything else as it is."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def _attempt_values(row: AttemptRow) -> tuple[Any, ...]:
+    *values, tags = msgspec.structs.astuple(row)
+    return *values, _json(tags)
+
+
+def _request_values(row: StoredRequest) -> tuple[Any, ...]:
+    *values, tags, warnings, _ = msgspec.structs.astuple(row)
+    return *values, _json(tags), _json(warnings)
+
+
+def _tags(text: str | None) -> dict[str, str]:
+    return {} if text is None else msgspec.json.decode(text, type=dict[str, str])
+
+
+def _texts(text: str | None) -> tuple[str, ...]:
+    return () if text is None else msgspec.json.decode(text, type=tuple[str, ...])
+
+
+def _attempt(row: tuple[Any, ...]) -> AttemptRow:
+    return AttemptRow(*(*row[:-1], _tags(row[-1])))
+
+
+def _request(row: tuple[Any, ...]) -> StoredRequest:
+    *values, tags, warnings = row
+    values[_STREAM] = bool(values[_STREAM])
+    return StoredRequest(*(*values, _tags(tags), _texts(warnings)))
+
+
+def _key(row: tuple[Any, ...]) -> StoredKey:
+    values = dict(zip(_KEY_COLUMNS, row, strict=True))
+    return StoredKey(**values | {"routes": _texts(values["routes"])})
+
+
+def _attempts(
+    connection: sqlite3.Connection, request_id: str, tenant: str | None, call_wall: float
+) -> tuple[AttemptRow, ...]:
+    rows = connection.execute(
+        f"{_SELECT_ATTEMPT} WHERE request_id = ? AND tenant IS ? AND call_wall = ? ORDER BY number, id",
+        (request_id, tenant, call_wall),
+    )
+    return tuple(_attempt(row) for row in rows)
+
+
+def _whole(connection: sqlite3.Connection, request: StoredRequest) -> StoredRequest:
+    attempts = _attempts(connection, request.request_id, request.tenant, request.started_wall)
+    return msgspec.structs.replace(request, attempts=attempts)
