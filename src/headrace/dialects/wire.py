@@ -33,6 +33,7 @@ FLOAT: msgspec.json.Decoder[float | None] = msgspec.json.Decoder(float | None)
 BOOL: msgspec.json.Decoder[bool | None] = msgspec.json.Decoder(bool | None)
 ITEMS: msgspec.json.Decoder[list[Raw] | None] = msgspec.json.Decoder(list[Raw] | None)
 _OBJECT: msgspec.json.Decoder[Members] = msgspec.json.Decoder(Members)
+_OBJECT_OR_NULL: msgspec.json.Decoder[Members | None] = msgspec.json.Decoder(Members | None)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -49,7 +50,7 @@ def members_of(raw: Raw | bytes, path: str) -> Members:
     return _decode(_OBJECT, raw, path)
 
 
-def take(members: Members, name: str, decoder: msgspec.json.Decoder[T | None], path: str) -> T | None:
+def take(members: Members, name: str, decoder: msgspec.json.Decoder[T], path: str) -> T | None:
     """Remove a member; None when it is absent or null. Raises `Wrong`."""
     raw = members.pop(name, None)
     return None if raw is None else _decode(decoder, raw, f"{path}.{name}" if path else name)
@@ -65,10 +66,7 @@ def need(members: Members, name: str, decoder: msgspec.json.Decoder[T | None], p
 
 def take_members(members: Members, name: str, path: str) -> Members | None:
     """Remove a member that is an object; None when it is absent or null. Raises `Wrong`."""
-    raw = members.pop(name, None)
-    if raw is None or bytes(raw) == b"null":
-        return None
-    return _decode(_OBJECT, raw, f"{path}.{name}" if path else name)
+    return take(members, name, _OBJECT_OR_NULL, path)
 
 
 def json(value: Any) -> Raw:
