@@ -8,7 +8,7 @@ from __future__ import annotations
 from headrace.testing.answers import (
     Answer,
 )
-from headrace.testing.clock import (
+from headrace.testing.clock import ManualClock, Stuck, run, until
     ManualClock,
     Stuck,
     run,
