@@ -1,5 +1,154 @@
-"""Headrace: the layer between an application and the LLM APIs."""
+"""Headrace: the layer between an application and the LLM APIs.
+
+The names below are loaded when they are first used, so that importing the package costs little and does nothing.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headrace.client import Answer, AnswerStream, AsyncClient, Client, Estimated, ModelInfo
+    from headrace.config import Settings, check, load
+    from headrace.content import assistant, file_block, system, tool_result, user
+    from headrace.errors import (
+        AllTargetsFailed,
+        BudgetExceeded,
+        ConfigError,
+        ContextTooLong,
+        DeadlineExceeded,
+        Forbidden,
+        HeadraceError,
+        InvalidRequest,
+        ProviderError,
+        RateLimited,
+        Refused,
+        RequestError,
+        StoreError,
+        StreamBroken,
+        Unauthorized,
+        UnknownModel,
+        Unsupported,
+    )
+    from headrace.types import (
+        CacheHint,
+        Document,
+        Image,
+        Message,
+        Reasoning,
+        Refusal,
+        ResponseFormat,
+        Text,
+        Thinking,
+        Tool,
+        ToolCall,
+        ToolChoice,
+        ToolResult,
+        Usage,
+    )
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "client": ("Answer", "AnswerStream", "AsyncClient", "Client", "Estimated", "ModelInfo"),
+    "config": ("Settings", "check", "load"),
+    "content": ("assistant", "file_block", "system", "tool_result", "user"),
+    "errors": (
+        "AllTargetsFailed",
+        "BudgetExceeded",
+        "ConfigError",
+        "ContextTooLong",
+        "DeadlineExceeded",
+        "Forbidden",
+        "HeadraceError",
+        "InvalidRequest",
+        "ProviderError",
+        "RateLimited",
+        "Refused",
+        "RequestError",
+        "StoreError",
+        "StreamBroken",
+        "Unauthorized",
+        "UnknownModel",
+        "Unsupported",
+    ),
+    "types": (
+        "CacheHint",
+        "Document",
+        "Image",
+        "Message",
+        "Reasoning",
+        "Refusal",
+        "ResponseFormat",
+        "Text",
+        "Thinking",
+        "Tool",
+        "ToolCall",
+        "ToolChoice",
+        "ToolResult",
+        "Usage",
+    ),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AllTargetsFailed",
+    "Answer",
+    "AnswerStream",
+    "AsyncClient",
+    "BudgetExceeded",
+    "CacheHint",
+    "Client",
+    "ConfigError",
+    "ContextTooLong",
+    "DeadlineExceeded",
+    "Document",
+    "Estimated",
+    "Forbidden",
+    "HeadraceError",
+    "Image",
+    "InvalidRequest",
+    "Message",
+    "ModelInfo",
+    "ProviderError",
+    "RateLimited",
+    "Reasoning",
+    "Refusal",
+    "Refused",
+    "RequestError",
+    "ResponseFormat",
+    "Settings",
+    "StoreError",
+    "StreamBroken",
+    "Text",
+    "Thinking",
+    "Tool",
+    "ToolCall",
+    "ToolChoice",
+    "ToolResult",
+    "Unauthorized",
+    "UnknownModel",
+    "Unsupported",
+    "Usage",
+    "assistant",
+    "check",
+    "file_block",
+    "load",
+    "system",
+    "tool_result",
+    "user",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'headrace' has no attribute {name!r}")
+    value = getattr(import_module(f"headrace.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias, get_args
+from typing import TypeAlias, cast, get_args
 
 from headrace.errors import InvalidRequest
 from headrace.types import (
@@ -87,7 +87,7 @@ def _block(part: object) -> Block:
 
 
 def _blocks(content: object) -> tuple[Block, ...]:
-    if isinstance(content, str | Path | bytes | _BLOCKS):
+    if isinstance(content, (str, Path, bytes, *_BLOCKS)):
         return (_block(content),)
     if isinstance(content, Sequence):
         return tuple(_block(part) for part in content)
@@ -104,7 +104,9 @@ def _message(item: object) -> Message:
         raise InvalidRequest(
             f"a message as a mapping has 'role' ({', '.join(get_args(Role))}) and 'content', not {sorted(map(str, item))} with role {role!r}"
         )
-    return Message(role=role, content=_blocks(item["content"]), name=name if isinstance(name, str) else None)
+    return Message(
+        role=cast(Role, role), content=_blocks(item["content"]), name=name if isinstance(name, str) else None
+    )
 
 
 def as_messages(prompt: Prompt, system_text: str | None = None) -> tuple[Message, ...]:

@@ -298,7 +298,9 @@ def _endpoint(settings: ProviderSettings, dialect: Dialect) -> Endpoint:
 
 def _open_transport(settings: Settings, clock: Clock) -> Transport:
     return HTTPTransport(
-        clock=clock, proxies=ProxyRules.from_environ(settings.proxy_environ), ca_file=settings.ca_file
+        clock=clock,
+        proxies=ProxyRules.from_environ(settings.proxy_environ),
+        ca_file=None if settings.ca_file is None else str(settings.ca_file),
     )
 
 

@@ -85,7 +85,7 @@ class Answering:
 
     async def _ask(self, exchange: Exchange, dialect: Dialect, call: Call) -> tuple[Stream, Request]:
         headers = exchange.headers
-        identity = self.keyring.identify(headers)
+        identity = await self.keyring.identify(headers)
         if self.draining:
             raise ShuttingDown("this gateway is shutting down", retry_after_s=1.0)
         body = exchange.body

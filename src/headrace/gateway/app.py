@@ -92,11 +92,15 @@ class App:
         self.engine = engine
         self.keyring = keyring
         self.busy: Callable[[], int] = lambda: 0
-        self.metrics = Metrics(busy=lambda: self.busy(), dropped=lambda: engine.store.dropped)
+        self.metrics = Metrics(busy=self._busy, dropped=lambda: engine.store.dropped)
         engine.trace.observers.append(self.metrics)
         self.answering = Answering(engine, keyring, max_depth=engine.settings.gateway.max_depth)
         self._openai = dialects.by_name("openai-chat")
         self._anthropic = dialects.by_name("anthropic")
+        self._chats: dict[str, Dialect] = {
+            "/v1/chat/completions": self._openai,
+            "/v1/messages": self._anthropic,
+        }
         self._spec = _encode(openapi.specification(ROUTES, __version__))
         self._page = openapi.page(ROUTES, __version__).encode()
         self._access = {(note.method, note.path): note.access for note in ROUTES}
@@ -119,14 +123,15 @@ class App:
             (method, path.partition("{")[0], path) for method, path in self._endpoints if path.endswith("}")
         ]
 
+    def _busy(self) -> int:
+        return self.busy()
+
     async def __call__(self, exchange: Exchange) -> None:
-        if exchange.method == "POST":
-            path = exchange.path
-            if path == "/v1/chat/completions" or path == "/chat/completions":
-                return await self.answering(exchange, self._openai)
-            if path == "/v1/messages":
-                return await self.answering(exchange, self._anthropic)
-        await self._other(exchange)
+        dialect = self._chats.get(exchange.path) if exchange.method == "POST" else None
+        if dialect is not None:
+            await self.answering(exchange, dialect)
+        else:
+            await self._other(exchange)
 
     async def _other(self, exchange: Exchange) -> None:
         try:
@@ -134,7 +139,7 @@ class App:
             identity: Identity | None = None
             match self._access[exchange.method if exchange.method != "HEAD" else "GET", path]:
                 case "key":
-                    identity = self.keyring.identify(exchange.headers)
+                    identity = await self.keyring.identify(exchange.headers)
                 case "admin":
                     self.keyring.admit_admin(exchange.headers)
                 case "open":

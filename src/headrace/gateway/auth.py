@@ -7,14 +7,20 @@ plain text after start. Both `Authorization: Bearer` and `x-api-key` are read, s
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from headrace.clock import Clock
 from headrace.config import KeySettings, Secret
 from headrace.errors import Forbidden, Unauthorized
+from headrace.store import Store
 
 __all__ = ["Identity", "Keyring"]
+
+FRESH_S = 0.5
+SEEN_LIMIT = 10_000
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,40 +47,58 @@ def presented(headers: Mapping[str, str]) -> str | None:
 
 
 class Keyring:
-    """The keys that the gateway accepts, and the one for its admin API."""
+    """The keys that the gateway accepts: those of the configuration, those in the store, and the one for its admin API.
 
-    __slots__ = ("_admin", "_identities")
+    A key of the store is looked up again after `FRESH_S`, so that a revocation takes effect within that time in every worker.
+    """
 
-    def __init__(self, keys: Iterable[KeySettings], admin_key: Secret | None) -> None:
-        self._identities: dict[bytes, Identity] = {}
-        for key in keys:
-            self.add(
-                key.value.reveal(),
-                Identity(
-                    key_id=key.name,
-                    tenant=key.tenant,
-                    user=key.user,
-                    team=key.team,
-                    routes=frozenset(key.routes),
-                ),
+    __slots__ = ("_admin", "_clock", "_configured", "_seen", "_store")
+
+    def __init__(
+        self, keys: Iterable[KeySettings], admin_key: Secret | None, *, store: Store, clock: Clock
+    ) -> None:
+        self._configured = {
+            _digest(key.value.reveal()): Identity(
+                key_id=key.name, tenant=key.tenant, user=key.user, team=key.team, routes=frozenset(key.routes)
             )
+            for key in keys
+        }
+        self._seen: dict[bytes, tuple[float, Identity | None]] = {}
         self._admin = None if admin_key is None else _digest(admin_key.reveal())
+        self._store = store
+        self._clock = clock
 
-    def __len__(self) -> int:
-        return len(self._identities)
-
-    def add(self, key: str, identity: Identity) -> None:
-        """Accept `key` from now on."""
-        self._identities[_digest(key)] = identity
-
-    def identify(self, headers: Mapping[str, str]) -> Identity:
+    async def identify(self, headers: Mapping[str, str]) -> Identity:
         """Raises `Unauthorized` without a key that is ours; the message never repeats what was sent."""
         key = presented(headers)
         if key is None:
             raise Unauthorized("no API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
-        identity = self._identities.get(_digest(key))
+        digest = _digest(key)
+        identity = self._configured.get(digest)
+        if identity is None:
+            identity = await self._stored(digest, key)
         if identity is None:
             raise Unauthorized("this API key is not known here; it must be one of this gateway's own keys")
+        return identity
+
+    async def _stored(self, digest: bytes, key: str) -> Identity | None:
+        now = self._clock.now()
+        seen = self._seen.get(digest)
+        if seen is not None and now - seen[0] < FRESH_S:
+            return seen[1]
+        found = await self._store.find_key(self._store.key_hash(key))
+        identity = None
+        if found is not None and found.revoked_wall is None:
+            identity = Identity(
+                key_id=found.id,
+                tenant=found.tenant,
+                user=found.user,
+                team=found.team,
+                routes=frozenset(found.routes),
+            )
+        if len(self._seen) >= SEEN_LIMIT:
+            self._seen.clear()
+        self._seen[digest] = (now, identity)
         return identity
 
     def admit_admin(self, headers: Mapping[str, str]) -> None:
@@ -82,5 +106,5 @@ class Keyring:
         key = presented(headers)
         if key is None:
             raise Unauthorized("the admin API needs the admin key: 'Authorization: Bearer KEY'")
-        if self._admin is None or _digest(key) != self._admin:
+        if self._admin is None or not hmac.compare_digest(_digest(key), self._admin):
             raise Forbidden("this key is not the admin key")

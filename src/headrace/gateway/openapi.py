@@ -104,7 +104,7 @@ def page(routes: Sequence[Note], version: str) -> str:
         cells = "".join(f"<th>{html.escape(text)}</th>" for text in head)
         lines = "".join(
             "<tr>"
-            + f"<td><code>{html.escape(row[0])}</code></td>"
+            f"<td><code>{html.escape(row[0])}</code></td>"
             + "".join(f"<td>{html.escape(t)}</td>" for t in row[1:])
             + "</tr>"
             for row in rows

@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         "_pieces",
         "_received",
         "_reusable",
+        "_running_out",
         "_status",
         "_transport",
         "_unread",
@@ -123,6 +124,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._error: BaseException | None = None
+        self._running_out: asyncio.TimerHandle | None = None
         self._status = 0
         self._headers: dict[str, str] = {}
         self._inflater: Inflater | None = None
@@ -229,6 +231,13 @@ class Connection(asyncio.Protocol):
         else:
             self.discard()
 
+    def run_out(self, seconds: float) -> None:
+        """Nobody reads on, but the message is all but complete: keep the connection if it ends within `seconds`, else close."""
+        if self._phase is _DONE or self._phase is _IDLE:
+            self.release()
+        else:
+            self._running_out = self._loop.call_later(seconds, self.discard)
+
     def fail(self, error: BaseException) -> None:
         """Close the socket now; whoever waits gets `error`, bytes not yet taken are dropped."""
         if self._error is None and (self._phase is _HEAD or self._phase is _BODY):
@@ -240,6 +249,9 @@ class Connection(asyncio.Protocol):
     def discard(self) -> None:
         """Close the socket now, without ceremony: the provider is to see that we left."""
         self._reusable = False
+        if self._running_out is not None:
+            self._running_out.cancel()
+            self._running_out = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -333,6 +345,10 @@ class Connection(asyncio.Protocol):
             self._phase = _DONE
             if not self._parser.should_keep_alive():
                 self._reusable = False
+            if self._running_out is not None:
+                self._running_out.cancel()
+                self._running_out = None
+                self._loop.call_soon(self.release)
             self._wake()
 
     # --- endings ---------------------------------------------------------------------------------------------------
@@ -487,6 +503,13 @@ class Response:
         if connection is not None:
             self._error = error
             connection.fail(error)
+
+    def finish(self, seconds: float) -> None:
+        """What matters was read: keep the connection if the message ends within `seconds`, else close it; returns at once."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._error = Malformed("the answer was closed before it was read")
+            connection.run_out(seconds)
 
     async def aclose(self) -> None:
         """Give the connection back; idempotent.

@@ -94,6 +94,9 @@ class HTTPResponse(Protocol):
     def abort(self, error: BaseException) -> None:
         """Close the socket now; a waiting reader and every later read get `error`. Does nothing after the end."""
 
+    def finish(self, seconds: float) -> None:
+        """What matters was read: keep the connection if the message ends within `seconds`, else close it; returns at once."""
+
     async def aclose(self) -> None:
         """Idempotent. After a complete answer the connection is kept, else it is closed at once."""
 
