@@ -35,6 +35,7 @@ from headrace.types import Headers, Target
 
 __all__ = [
     "FILE_NAME",
+    "MAX_DURATION_S",
     "GatewaySettings",
     "KeySettings",
     "KnownProvider",

@@ -15,7 +15,7 @@ from headrace.handler import Route
 __all__ = ["check", "key_state", "stack"]
 
 
-@click.command()
+@click.command(short_help="Judge the settings; tell every mistake.")
 @options.config_file
 @options.as_json
 @click.pass_context
@@ -39,6 +39,10 @@ def check(context: click.Context, path: Path | None, as_json: bool) -> None:
         else:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             console.error({"message": f"{source or 'the environment'} is not usable: {count}"})
+            if not any(problem.key for problem in problems):
+                for problem in problems:
+                    console.note(f"  {problem}")
+                context.exit(2)
             console.table(
                 ["line", "key", "value", "problem", "fix"],
                 [[str(p.line or ""), p.key, p.value, p.message, p.fix] for p in problems],
@@ -139,7 +143,7 @@ def _cascade(route: Route) -> str:
     return ", then ".join(f"{t} (x{t.attempts})" if t.attempts > 1 else str(t) for t in route.cascade)
 
 
-@click.command()
+@click.command(short_help="Print the layers, each with its reason.")
 @options.as_json
 def stack(as_json: bool) -> None:
     """Print the layers that a request crosses, outermost first, each with the reason for its place."""

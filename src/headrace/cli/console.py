@@ -16,12 +16,13 @@ import click
 import msgspec
 
 from headrace import config
+from headrace.call import Attempt, format_usd
 from headrace.errors import AllTargetsFailed, HeadraceError, ProviderError
 
 if TYPE_CHECKING:
     from rich.console import Console as Rich
 
-__all__ = ["Console", "error_members", "printable"]
+__all__ = ["Console", "attempt_members", "error_members", "printable"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """C0 without tab and line feed, DEL, C1, and the marks that reverse the direction of writing."""
@@ -32,21 +33,29 @@ def printable(text: str) -> str:
     return _CONTROL.sub("", text)
 
 
+def attempt_members(attempt: Attempt) -> dict[str, object]:
+    """What `--json` says about `attempt`."""
+    return {
+        "target": str(attempt.target),
+        "outcome": attempt.outcome,
+        "error": attempt.error_kind,
+        "message": attempt.error_message,
+        "http": attempt.http,
+        "waited_s": attempt.waited_s,
+        "first_content_s": attempt.first_content_s,
+        "duration_s": attempt.duration_s,
+        "usage": attempt.usage,
+        "cost_usd": None if attempt.cost is None else format_usd(attempt.cost),
+    }
+
+
 def error_members(error: HeadraceError) -> dict[str, object]:
     """What `--json` says about `error`: its kind, its message, and what it knows beyond them."""
     members: dict[str, object] = {"kind": error.kind, "message": error.message}
     if isinstance(error, ProviderError):
         members |= {"target": error.target, "http": error.http, "code": error.code}
     if isinstance(error, AllTargetsFailed):
-        members["attempts"] = [
-            {
-                "target": str(attempt.target),
-                "kind": attempt.error_kind,
-                "http": attempt.http,
-                "message": attempt.error_message,
-            }
-            for attempt in error.attempts
-        ]
+        members["attempts"] = [attempt_members(attempt) for attempt in error.attempts]
     return members
 
 
@@ -60,6 +69,10 @@ class Console:
     def json(self, value: object) -> None:
         """Write `value` as indented JSON."""
         click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+    def json_line(self, value: object) -> None:
+        """Write `value` as JSON on one line."""
+        click.echo(msgspec.json.encode(value).decode())
 
     def line(self, text: str = "") -> None:
         """One line for people on standard output."""

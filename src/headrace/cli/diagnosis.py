@@ -42,7 +42,7 @@ class Finding:
     fix: str = ""
 
 
-@click.command()
+@click.command(short_help="Examine this machine.")
 @options.config_file
 @options.as_json
 @click.pass_context

@@ -18,7 +18,7 @@ from headrace.local import weights
 __all__ = ["models"]
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, short_help="List models and prices; fetch local ones.")
 @options.config_file
 @click.option("--provider", metavar="NAME", help="Only this provider's models, also without its key.")
 @options.as_json
@@ -112,7 +112,10 @@ def _count(tokens: int | None) -> str:
 @options.config_file
 @options.as_json
 def local(path: Path | None, as_json: bool) -> None:
-    """List the models that can run on this machine: licence, origin, size, and whether they are here."""
+    """List the models that can run on this machine: licence, origin, size, and whether they are here.
+
+    Exit codes: 0 listed, 2 the settings are wrong.
+    """
     console = Console(as_json=as_json)
     settings = config.load(path)
     cache_dir = settings.local.cache_dir

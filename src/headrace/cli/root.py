@@ -11,6 +11,7 @@ import click
 from headrace import __version__
 from headrace.cli.configuration import check, stack
 from headrace.cli.console import Console, error_members
+from headrace.cli.conversation import ask, chat
 from headrace.cli.diagnosis import doctor
 from headrace.cli.models import models
 from headrace.cli.server import serve
@@ -54,7 +55,7 @@ def headrace() -> None:
     """
 
 
-for _verb in (serve, models, check, stack, doctor):
+for _verb in (serve, ask, chat, models, check, stack, doctor):
     headrace.add_command(_verb)
 
 
@@ -64,14 +65,18 @@ def run(arguments: Sequence[str]) -> int:
     flags = words[: words.index("--")] if "--" in words else words
     console = Console(as_json="--json" in flags)
     try:
-        code = headrace.main(args=words, prog_name="headrace", standalone_mode=False)
+        # Not `headrace.main`, which would turn a closed pipe into exit code 1.
+        with headrace.make_context("headrace", words) as context:
+            headrace.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return USAGE
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "headrace"
-        hint = f"; see {where} --help" if isinstance(error, click.UsageError) else ""
+        hint = f" (see {where} --help)" if isinstance(error, click.UsageError) else ""
         console.error({"kind": "usage", "message": f"{error.format_message().rstrip('.')}{hint}"})
         return USAGE
     except (click.Abort, KeyboardInterrupt):
@@ -90,4 +95,4 @@ def run(arguments: Sequence[str]) -> int:
         # The interpreter would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE
-    return code if isinstance(code, int) else OK
+    return OK
