@@ -9,10 +9,6 @@ from headrace.testing.answers import (
     Answer,
 )
 from headrace.testing.clock import ManualClock, Stuck, run, until
-    ManualClock,
-    Stuck,
-    run,
-)
 from headrace.testing.faults import (
     BadChunk,
     BadKey,
