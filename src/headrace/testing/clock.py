@@ -297,10 +297,10 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def _where(task: asyncio.Task[Any]) -> str:
-    coroutine = task.get_coro()
-    # The innermost frame says what the task waits for; its own frame only that it waits.
-    while (inner := getattr(coroutine, "cr_await", None)) is not None and hasattr(inner, "cr_frame"):
-        coroutine = inner
-    frame = getattr(coroutine, "cr_frame", None)
-    name = getattr(coroutine, "__qualname__", repr(coroutine))
-    return f"{task.get_name()}: {name}" + ("" if frame is None else f" line {frame.f_lineno}")
+    """The task and the chain of what it awaits, outermost first."""
+    chain: list[str] = []
+    coroutine: Any = task.get_coro()
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        chain.append(f"{coroutine.__qualname__} (line {frame.f_lineno})")
+        coroutine = coroutine.cr_await
+    return f"{task.get_name()}: {' > '.join(chain)}"
