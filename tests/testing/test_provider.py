@@ -543,6 +543,27 @@ def test_a_slow_reader_is_waited_for() -> None:
     serve(test)
 
 
+def test_down_and_up_again() -> None:
+    """Between stop and start connections are refused; afterwards it is at the same port, its script kept."""
+
+    async def main() -> None:
+        provider = FakeProvider()
+        await provider.start()
+        provider.reply("back")
+        port = provider.port
+        await provider.stop()
+        await provider.stop()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        await provider.start()
+        assert provider.port == port
+        answer, _ = await exchange(provider, wire_request("openai", stream=False, more=CLOSE))
+        assert b"back" in answer
+        await provider.stop()
+
+    asyncio.run(main())
+
+
 def test_a_taken_port_is_an_error_in_the_thread_too() -> None:
     """`with FakeProvider(port=...)` raises what binding raises."""
     with FakeProvider() as provider, pytest.raises(OSError), FakeProvider(port=provider.port):

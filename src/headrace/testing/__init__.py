@@ -5,9 +5,7 @@ See `docs/testing.md`.
 
 from __future__ import annotations
 
-from headrace.testing.answers import (
-    Answer,
-)
+from headrace.testing.answers import Answer
 from headrace.testing.clock import ManualClock, Stuck, run, until
 from headrace.testing.faults import (
     BadChunk,

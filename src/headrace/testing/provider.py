@@ -93,6 +93,7 @@ class FakeProvider:
         self._tasks: set[asyncio.Task[None]] = set()
         self._errors: list[BaseException] = []
         self._server: asyncio.Server | None = None
+        self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event | None = None
@@ -205,20 +206,22 @@ class FakeProvider:
     # --- running
 
     async def start(self) -> None:
-        """Listen, on the running loop. Raises `OSError` when the port is taken."""
+        """Listen, on the running loop; after a `stop` on the same port again. Raises `OSError` when the port is taken."""
         assert self._server is None, "already started"
+        self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._server = await self._loop.create_server(self._connect, "127.0.0.1", self._port, backlog=1024)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Close the port and every connection.
+        """Close the port and every connection; until the next `start` connections are refused.
 
         Raises whatever an outcome of the caller's own raised, so that a broken script does not pass for a broken provider.
         """
         if self._server is None:
             return
         server, self._server = self._server, None
+        self._stopping = True
         server.close()
         open_ = list(self._open)
         for connection in open_:
@@ -293,6 +296,8 @@ class FakeProvider:
 
     def _opened(self, connection: Connection) -> bool | None:
         """Whether the fault that comes next strikes the connection at its very beginning, and how."""
+        if self._stopping:
+            return True  # accepted in the very turn in which the port was closed
         self._open.add(connection)
         if not (self._queue and isinstance(self._queue[0], Refuse)):
             return None
@@ -303,7 +308,7 @@ class FakeProvider:
     def _lost(self, connection: Connection, request: Received | None) -> None:
         self._open.discard(connection)
         # While stopping it is we who hang up.
-        if request is not None and self._server is not None:
+        if request is not None and not self._stopping:
             request.hung_up_at = self.clock.now()
 
     def _next_number(self) -> int:
