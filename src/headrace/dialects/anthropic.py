@@ -1,9 +1,8 @@
 """Anthropic Messages, in both directions.
 
 What the typed values have no place for is kept as raw JSON in `Details` and `Opaque` and written back when the target
-speaks this dialect too, so that decoding and encoding a body gives the same JSON, but for spellings of one thing:
-`"stream": false` and `"is_error": false` are the defaults, a null member is an absent one, and the old `output_format` is
-written as `output_config.format`. What cannot be carried to or from another dialect is named in the warnings.
+speaks this dialect too, so that decoding and encoding a body gives the same JSON, but for null members, which are absent
+ones. What cannot be carried to or from another dialect is named in the warnings.
 
 The rules of the wire are those of the public API reference (Messages, streaming, errors) and of recorded traffic.
 """
@@ -14,7 +13,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
@@ -22,6 +21,20 @@ from msgspec import Raw, Struct
 from headrace.dialects.faults import read_error
 from headrace.dialects.splice import splice
 from headrace.dialects.sse import SSEEvent, SSEParser
+from headrace.dialects.wire import (
+    BOOL,
+    FLOAT,
+    INT,
+    ITEMS,
+    STR,
+    Members,
+    Wrong,
+    json,
+    members_of,
+    need,
+    take,
+    take_members,
+)
 from headrace.errors import InvalidRequest, Malformed, ProviderError
 from headrace.handler import Peek, reply_events
 from headrace.types import (
@@ -92,11 +105,11 @@ _NO_SAMPLING_SINCE = (4, 7)
 """From this generation on `temperature`, `top_p` and `top_k` other than the defaults are refused, and budgets too."""
 
 _GENERATION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
+_NO_SPACE = str.maketrans("", "", " \t\r\n")
 _NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 
-# A text written as the only block of an array, where the plain string would say the same: the mark has no members, so no
-# other dialect has anything to warn about.
-_AS_BLOCK = Details(NAME, {})
+# A text that is the only block of an array, where the plain string would say the same.
+_AS_BLOCK = Details(NAME, {}, {"text": "block"})
 
 # Arguments that are no JSON object cannot stand in `input`. Under this name the model and the caller still see them.
 _INVALID = "_invalid_json"
@@ -145,27 +158,9 @@ _ERROR_TYPES_BY_STATUS = {
     529: "overloaded_error",
 }
 
-T = TypeVar("T")
-Members = dict[str, Raw]
-
-_STR: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
-_INT: msgspec.json.Decoder[int | None] = msgspec.json.Decoder(int | None)
-_FLOAT: msgspec.json.Decoder[float | None] = msgspec.json.Decoder(float | None)
-_BOOL: msgspec.json.Decoder[bool | None] = msgspec.json.Decoder(bool | None)
 _STRS: msgspec.json.Decoder[tuple[str, ...] | None] = msgspec.json.Decoder(tuple[str, ...] | None)
-_OBJECT: msgspec.json.Decoder[Members | None] = msgspec.json.Decoder(Members | None)
-_ITEMS: msgspec.json.Decoder[list[Raw] | None] = msgspec.json.Decoder(list[Raw] | None)
 _CONTENT: msgspec.json.Decoder[Any] = msgspec.json.Decoder(str | list[Raw] | None)
-_RAW: msgspec.json.Decoder[Raw] = msgspec.json.Decoder(Raw)
 _encode = msgspec.json.Encoder().encode
-
-
-class _Wrong(Exception):
-    """The member at `path` is not what it must be; becomes `InvalidRequest` or `Malformed`."""
-
-    def __init__(self, path: str, problem: str) -> None:
-        super().__init__(f"{path}: {problem}")
-        self.path = path
 
 
 # --- the wire ---------------------------------------------------------------------------------------------------------
@@ -315,50 +310,43 @@ def _at(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _object(raw: Raw | bytes, path: str) -> Members:
-    try:
-        members = _OBJECT.decode(raw)
-    except msgspec.DecodeError as error:
-        raise _Wrong(path, str(error)) from None
-    if members is None:
-        raise _Wrong(path, "Expected `object`, got `null`")
-    return members
-
-
-def _take(members: Members, name: str, decoder: msgspec.json.Decoder[T | None], path: str) -> T | None:
-    """Remove a member; None when it is absent or null."""
-    raw = members.pop(name, None)
-    if raw is None:
-        return None
-    try:
-        return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _Wrong(_at(path, name), str(error)) from None
-
-
-def _need(members: Members, name: str, decoder: msgspec.json.Decoder[T | None], path: str) -> T:
-    value = _take(members, name, decoder, path)
-    if value is None:
-        raise _Wrong(_at(path, name), "is required")
-    return value
+def _text(members: Members, name: str, path: str) -> str:
+    """Remove a text; empty when it is absent or null."""
+    text = take(members, name, STR, path)
+    return "" if text is None else text
 
 
 def _take_cache(members: Members, path: str) -> CacheHint | None:
     """The breakpoint. One with members that we do not know stays among `members` too, and is written back from there."""
     raw = members.get("cache_control")
-    control = _take(members, "cache_control", _OBJECT, path)
+    control = take_members(members, "cache_control", path)
     if control is None or raw is None:
         return None
     path = _at(path, "cache_control")
-    kind = _take(control, "type", _STR, path)
-    hint = CacheHint(_take(control, "ttl", _STR, path))
+    kind = take(control, "type", STR, path)
+    hint = CacheHint(take(control, "ttl", STR, path))
     if control or kind != "ephemeral":
         members["cache_control"] = raw
     return hint
 
 
-def _details(members: Members) -> Details | None:
-    return Details(NAME, members) if members else None
+def _details(members: Members, spelled: dict[str, str] | None = None) -> Details | None:
+    """What is left of an object; null members say nothing."""
+    telling = _telling(members)
+    return Details(NAME, telling, spelled or {}) if telling or spelled else None
+
+
+def _telling(members: Members) -> Members:
+    return {name: raw for name, raw in members.items() if bytes(raw) != b"null"} if members else members
+
+
+def _spelled(details: Details | None, name: str) -> str | None:
+    return details.spelled.get(name) if details is not None and details.dialect == NAME else None
+
+
+def _said_false(members: Members, name: str) -> dict[str, str]:
+    """The spelling of a default that was written out."""
+    return {name: "false"} if bytes(members.get(name, b"")) == b"false" else {}
 
 
 def _text_of(raw: Raw, path: str) -> str:
@@ -366,51 +354,47 @@ def _text_of(raw: Raw, path: str) -> str:
     try:
         return str(memoryview(raw), "utf-8")
     except UnicodeDecodeError:
-        raise _Wrong(path, "is not UTF-8") from None
-
-
-def _raw(text: str) -> Raw:
-    return Raw(text.encode())
+        raise Wrong(path, "is not UTF-8") from None
 
 
 # --- decoding: blocks --------------------------------------------------------------------------------------------------
 
 
 def _decode_block(raw: Raw, path: str) -> Block:
-    members = _object(raw, path)
-    kind = _need(members, "type", _STR, path)
+    members = members_of(raw, path)
+    kind = need(members, "type", STR, path)
     match kind:
         case "text":
-            text = _need(members, "text", _STR, path)
+            text = need(members, "text", STR, path)
             cache = _take_cache(members, path)
             return Text(text=text, cache=cache, provider_details=_details(members))
         case "image" | "document":
             return _decode_media(kind, members, path) or Opaque(dialect=NAME, kind=kind, raw=raw)
         case "tool_use":
-            name = _need(members, "name", _STR, path)
             return ToolCall(
-                id=_need(members, "id", _STR, path),
-                name=name,
+                id=need(members, "id", STR, path),
+                name=need(members, "name", STR, path),
                 arguments=_arguments(members.pop("input", Raw(b"{}")), _at(path, "input")),
                 cache=_take_cache(members, path),
-                provider_details=_details(members),
+                provider_details=_details(members, _take_direct(members)),
             )
         case "tool_result":
+            spelled = _said_false(members, "is_error")
             return ToolResult(
-                call_id=_need(members, "tool_use_id", _STR, path),
+                call_id=need(members, "tool_use_id", STR, path),
                 content=_take_content(members, "content", path),
-                is_error=_take(members, "is_error", _BOOL, path) or False,
+                is_error=take(members, "is_error", BOOL, path) is True,
                 cache=_take_cache(members, path),
-                provider_details=_details(members),
+                provider_details=_details(members, spelled),
             )
         case "thinking":
             return Thinking(
-                text=_take(members, "thinking", _STR, path) or "",
-                signature=_take(members, "signature", _STR, path),
+                text=_text(members, "thinking", path),
+                signature=take(members, "signature", STR, path),
                 provider_details=_details(members),
             )
         case "redacted_thinking":
-            data = _need(members, "data", _STR, path)
+            data = need(members, "data", STR, path)
             return Thinking(redacted=data, provider_details=_details(members))
         case _:
             return Opaque(dialect=NAME, kind=kind, raw=raw)
@@ -418,20 +402,22 @@ def _decode_block(raw: Raw, path: str) -> Block:
 
 def _decode_media(kind: str, members: Members, path: str) -> Image | Document | None:
     """None for a source of a kind, or with members, that we have no place for."""
-    source = _need(members, "source", _OBJECT, path)
+    source = take_members(members, "source", path)
+    if source is None:
+        raise Wrong(_at(path, "source"), "is required")
     where = _at(path, "source")
     known: dict[str, Any] = {}
-    match _take(source, "type", _STR, where):
+    match take(source, "type", STR, where):
         case "base64":
-            known["media_type"] = _take(source, "media_type", _STR, where)
-            known["data"] = _need(source, "data", _STR, where)
+            known["media_type"] = take(source, "media_type", STR, where)
+            known["data"] = need(source, "data", STR, where)
         case "url":
-            known["url"] = _need(source, "url", _STR, where)
+            known["url"] = need(source, "url", STR, where)
         case "file":
-            known["file_id"] = _need(source, "file_id", _STR, where)
+            known["file_id"] = need(source, "file_id", STR, where)
         case "text" if kind == "document":
-            known["media_type"] = _take(source, "media_type", _STR, where)
-            known["text"] = _need(source, "data", _STR, where)
+            known["media_type"] = take(source, "media_type", STR, where)
+            known["text"] = need(source, "data", STR, where)
         case _:
             return None
     if source:
@@ -439,22 +425,31 @@ def _decode_media(kind: str, members: Members, path: str) -> Image | Document | 
     cache = _take_cache(members, path)
     if kind == "image":
         return Image(**known, cache=cache, provider_details=_details(members))
-    name = _take(members, "title", _STR, path)
+    name = take(members, "title", STR, path)
     return Document(**known, name=name, cache=cache, provider_details=_details(members))
+
+
+def _take_direct(members: Members) -> dict[str, str]:
+    """The caller of a tool that is the model itself, which goes without saying: a spelling, not a member to warn about."""
+    raw = members.get("caller")
+    if raw is None or _text_of(raw, "caller").translate(_NO_SPACE) != '{"type":"direct"}':
+        return {}
+    del members["caller"]
+    return {"caller": _text_of(raw, "caller")}
 
 
 def _arguments(raw: Raw, path: str) -> str:
     text = _text_of(raw, path)
     if _INVALID in text:
-        wrapped = _object(raw, path)
-        if len(wrapped) == 1 and (inner := _take(wrapped, _INVALID, _STR, path)) is not None:
+        wrapped = members_of(raw, path)
+        if len(wrapped) == 1 and (inner := take(wrapped, _INVALID, STR, path)) is not None:
             return inner
     return text
 
 
 def _take_content(members: Members, name: str, path: str) -> tuple[Block, ...]:
     """A string or an array of blocks; empty when absent."""
-    content: str | list[Raw] | None = _take(members, name, _CONTENT, path)
+    content: str | list[Raw] | None = take(members, name, _CONTENT, path)
     path = _at(path, name)
     if content is None:
         return ()
@@ -475,10 +470,10 @@ def _decode_messages(items: list[Raw]) -> list[Message]:
     messages: list[Message] = []
     for number, raw in enumerate(items):
         path = f"messages[{number}]"
-        members = _object(raw, path)
-        role = _need(members, "role", _STR, path)
+        members = members_of(raw, path)
+        role = need(members, "role", STR, path)
         if "content" not in members:
-            raise _Wrong(_at(path, "content"), "is required")
+            raise Wrong(_at(path, "content"), "is required")
         content = _take_content(members, "content", path)
         details = _details(members)
         match role:
@@ -498,27 +493,31 @@ def _decode_messages(items: list[Raw]) -> list[Message]:
             case "system":
                 # Marked as ours even without members: it goes back to where it stood, not into the top-level system.
                 messages.append(
-                    Message(role="system", content=content, provider_details=Details(NAME, members))
+                    Message(
+                        role="system",
+                        content=content,
+                        provider_details=Details(NAME, _telling(members), {"role": "message"}),
+                    )
                 )
             case _:
-                raise _Wrong(_at(path, "role"), f"{role!r} is none of user, assistant, system")
+                raise Wrong(_at(path, "role"), f"{role!r} is none of user, assistant, system")
     return messages
 
 
 def _decode_tool(raw: Raw, path: str) -> Tool:
-    members = _object(raw, path)
+    members = members_of(raw, path)
     kind_raw = members.get("type")
-    kind = _take(members, "type", _STR, path)
+    kind = take(members, "type", STR, path)
     if kind not in (None, "custom"):
-        name = _take(members, "name", _STR, path) or ""
+        name = _text(members, "name", path)
         return Tool(name=name, opaque=Opaque(dialect=NAME, kind=kind, raw=raw))
     if kind_raw is not None and kind is not None:
         members["type"] = kind_raw
     return Tool(
-        name=_need(members, "name", _STR, path),
-        description=_take(members, "description", _STR, path),
+        name=need(members, "name", STR, path),
+        description=take(members, "description", STR, path),
         parameters=members.pop("input_schema", None),
-        strict=_take(members, "strict", _BOOL, path),
+        strict=take(members, "strict", BOOL, path),
         cache=_take_cache(members, path),
         provider_details=_details(members),
     )
@@ -527,8 +526,8 @@ def _decode_tool(raw: Raw, path: str) -> Tool:
 def _decode_tool_choice(members: Members) -> tuple[ToolChoice | None, bool | None]:
     """The choice and `parallel_tool_calls`; takes out of `members` what it understands."""
     path = "tool_choice"
-    kind = _take(dict(members), "type", _STR, path)
-    serial = _take(members, "disable_parallel_tool_use", _BOOL, path)
+    kind = take(dict(members), "type", STR, path)
+    serial = take(members, "disable_parallel_tool_use", BOOL, path)
     parallel = None if serial is None else not serial
     match kind:
         case "auto" | "none":
@@ -536,7 +535,7 @@ def _decode_tool_choice(members: Members) -> tuple[ToolChoice | None, bool | Non
         case "any":
             choice = ToolChoice(mode="required")
         case "tool":
-            choice = ToolChoice(mode="tool", name=_need(members, "name", _STR, path))
+            choice = ToolChoice(mode="tool", name=need(members, "name", STR, path))
         case _:
             return None, parallel
     del members["type"]
@@ -546,12 +545,12 @@ def _decode_tool_choice(members: Members) -> tuple[ToolChoice | None, bool | Non
 def _decode_reasoning(thinking: Members, effort: str | None) -> Reasoning | None:
     """Takes out of `thinking` what it understands; its `type` stays for the kinds that are not typed (adaptive)."""
     path = "thinking"
-    kind = _take(dict(thinking), "type", _STR, path)
+    kind = take(dict(thinking), "type", STR, path)
     match kind:
         case None:
             return None if effort is None else Reasoning(effort=effort)
         case "enabled":
-            budget = _need(thinking, "budget_tokens", _INT, path)
+            budget = need(thinking, "budget_tokens", INT, path)
             del thinking["type"]
             return Reasoning(effort=effort, budget_tokens=budget)
         case "disabled":
@@ -561,60 +560,64 @@ def _decode_reasoning(thinking: Members, effort: str | None) -> Reasoning | None
             return Reasoning(effort=effort)
 
 
-def _decode_format(raw: Members | None, path: str) -> ResponseFormat | None:
-    """Leaves in `raw` what is not typed."""
-    if raw is None or _take(dict(raw), "type", _STR, path) != "json_schema":
+def _take_format(holder: Members, name: str, path: str) -> ResponseFormat | None:
+    """The form asked for; what of it is not typed stays in `holder` under its name."""
+    wanted = take_members(holder, name, path)
+    if not wanted:
         return None
-    del raw["type"]
-    return ResponseFormat(kind="json_schema", schema=raw.pop("schema", None))
+    form = None
+    if take(dict(wanted), "type", STR, _at(path, name)) == "json_schema":
+        form = ResponseFormat(kind="json_schema", schema=wanted.pop("schema", None))
+        del wanted["type"]
+    if wanted:
+        holder[name] = json(wanted)
+    return form
 
 
 def _decode_chat(body: bytes) -> Chat:
-    members = _object(body, "body")
-    model = _need(members, "model", _STR, "")
+    members = members_of(body, "body")
+    model = need(members, "model", STR, "")
     system = _take_content(members, "system", "")
-    items: list[Raw] = _need(members, "messages", _ITEMS, "")
+    items: list[Raw] = need(members, "messages", ITEMS, "")
     messages = _decode_messages(items)
     if system:
         messages.insert(0, Message(role="system", content=system))
-    tools: list[Raw] | None = _take(members, "tools", _ITEMS, "")
+    tools: list[Raw] | None = take(members, "tools", ITEMS, "")
     nested = {
-        name: _take(members, name, _OBJECT, "") or {}
+        name: take_members(members, name, "") or {}
         for name in ("tool_choice", "thinking", "output_config", "metadata")
     }
     choice, parallel = _decode_tool_choice(nested["tool_choice"])
     config = nested["output_config"]
-    reasoning = _decode_reasoning(nested["thinking"], _take(config, "effort", _STR, "output_config"))
-    form = None
-    for holder, name, path in (
-        (config, "format", "output_config.format"),
-        (members, "output_format", "output_format"),
-    ):
-        wanted = _take(holder, name, _OBJECT, "")
-        form = form or _decode_format(wanted, path)
-        if wanted:
-            holder[name] = Raw(_encode(wanted))
-    user = _take(nested["metadata"], "user_id", _STR, "metadata")
+    reasoning = _decode_reasoning(nested["thinking"], take(config, "effort", STR, "output_config"))
+    spelled = _said_false(members, "stream")
+    form = _take_format(config, "format", "output_config")
+    if form is None:
+        form = _take_format(members, "output_format", "")
+        if form is not None:
+            spelled["response_format"] = "output_format"
+    stop = take(members, "stop_sequences", _STRS, "")
+    user = take(nested["metadata"], "user_id", STR, "metadata")
     chat = Chat(
         model=model,
         messages=tuple(messages),
-        max_tokens=_take(members, "max_tokens", _INT, ""),
-        temperature=_take(members, "temperature", _FLOAT, ""),
-        top_p=_take(members, "top_p", _FLOAT, ""),
-        top_k=_take(members, "top_k", _INT, ""),
-        stop=_take(members, "stop_sequences", _STRS, "") or (),
+        max_tokens=take(members, "max_tokens", INT, ""),
+        temperature=take(members, "temperature", FLOAT, ""),
+        top_p=take(members, "top_p", FLOAT, ""),
+        top_k=take(members, "top_k", INT, ""),
+        stop=stop or (),
         tools=tuple(_decode_tool(raw, f"tools[{number}]") for number, raw in enumerate(tools or ())),
         tool_choice=choice,
         parallel_tool_calls=parallel,
         response_format=form,
         reasoning=reasoning,
         user=user,
-        stream=_take(members, "stream", _BOOL, "") or False,
+        stream=take(members, "stream", BOOL, "") is True,
         include_usage=True,
     )
-    members |= {name: Raw(_encode(rest)) for name, rest in nested.items() if rest}
+    members |= {name: json(rest) for name, rest in nested.items() if rest}
     # Even without members: it says where the chat comes from, and so which rules have been kept already.
-    return msgspec.structs.replace(chat, provider_details=Details(NAME, members))
+    return msgspec.structs.replace(chat, provider_details=Details(NAME, _telling(members), spelled))
 
 
 # --- encoding: blocks --------------------------------------------------------------------------------------------------
@@ -629,12 +632,14 @@ def _warn_foreign(details: Details | None, where: str, warnings: list[str]) -> N
         return
     for name, raw in details.members.items():
         if bytes(raw) != b"null":
-            _warn(warnings, f"{name} of {details.dialect} cannot be carried to {NAME} ({where})")
+            _warn(warnings, f"{where} {name} of {details.dialect} dropped")
 
 
 def _warn(warnings: list[str], what: str) -> None:
-    if what not in warnings:
-        warnings.append(what)
+    """Name a loss, once."""
+    text = f"{NAME}: {what}"
+    if text not in warnings:
+        warnings.append(text)
 
 
 def _finished(
@@ -650,6 +655,9 @@ def _finished(
             cache = None
     if cache is not None:
         out["cache_control"] = _control(cache)
+    caller = _spelled(details, "caller")
+    if caller is not None:
+        out["caller"] = Raw(caller.encode())
     return out
 
 
@@ -680,8 +688,8 @@ def _encode_block(block: Block, warnings: list[str], *, answer: bool = False) ->
             out = {"type": "tool_result", "tool_use_id": _wire_id(block.call_id)}
             if block.content:
                 out["content"] = _encode_content(block.content, warnings)
-            if block.is_error:
-                out["is_error"] = True
+            if block.is_error or _spelled(block.provider_details, "is_error"):
+                out["is_error"] = block.is_error
             return _finished(out, block.cache, block.provider_details, warnings)
         case Thinking(redacted=str(data)):
             return _finished(
@@ -689,7 +697,7 @@ def _encode_block(block: Block, warnings: list[str], *, answer: bool = False) ->
             )
         case Thinking(text=text, signature=signature):
             if not signature and not answer:
-                _warn(warnings, f"thinking without a signature cannot be carried to {NAME}")
+                _warn(warnings, "thinking without a signature dropped")
                 return None
             out = {"type": "thinking", "thinking": text, "signature": signature or ""}
             return _finished(out, None, block.provider_details, warnings)
@@ -708,7 +716,7 @@ def _encode_block(block: Block, warnings: list[str], *, answer: bool = False) ->
         case Opaque(dialect=dialect, kind=kind, raw=raw):
             if dialect == NAME:
                 return raw
-            _warn(warnings, f"a {kind} block of {dialect} cannot be carried to {NAME}")
+            _warn(warnings, f"{dialect} block {kind} dropped")
             return None
 
 
@@ -722,12 +730,13 @@ def _input(call: ToolCall, warnings: list[str]) -> Raw:
     if not call.arguments.strip():
         return Raw(b"{}")
     try:
-        if _OBJECT.decode(call.arguments) is not None:
-            return _raw(call.arguments)
-    except msgspec.DecodeError:
+        members_of(call.arguments.encode(), "arguments")
+    except Wrong:
         pass
-    _warn(warnings, f"arguments of {call.name} are not a JSON object; carried as text in {_INVALID}")
-    return Raw(_encode({_INVALID: call.arguments}))
+    else:
+        return Raw(call.arguments.encode())
+    _warn(warnings, f"arguments of {call.name} are not a JSON object; sent as text in {_INVALID}")
+    return json({_INVALID: call.arguments})
 
 
 _MAGIC = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}
@@ -736,7 +745,7 @@ _MAGIC = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "Uk
 
 def _image_source(image: Image, warnings: list[str]) -> dict[str, Any]:
     if image.detail not in (None, "auto"):
-        _warn(warnings, f"image detail {image.detail!r} cannot be carried to {NAME}")
+        _warn(warnings, f"image detail {image.detail} dropped")
     if image.data is not None:
         kind = image.media_type
         if kind is None:
@@ -768,7 +777,7 @@ def _document_source(document: Document, warnings: list[str]) -> dict[str, Any]:
 
 def _file_source(file_id: str | None, warnings: list[str]) -> dict[str, Any]:
     if file_id is not None and not file_id.startswith("file_"):
-        _warn(warnings, f"file {file_id!r} is not a file id of {NAME}; sent as it is")
+        _warn(warnings, f"file id {file_id} is not one of {NAME}; sent as it is")
     return {"type": "file", "file_id": file_id or ""}
 
 
@@ -805,7 +814,7 @@ class _Turn:
     def wire(self, warnings: list[str]) -> dict[str, Any] | None:
         content = _encode_content(tuple(self.blocks), warnings)
         if not content:
-            _warn(warnings, f"an empty {self.role} message was left out: {NAME} refuses it")
+            _warn(warnings, f"empty {self.role} message dropped")
             return None
         return {"role": self.role, "content": content, **self.members}
 
@@ -818,7 +827,7 @@ def _encode_messages(chat: Chat, warnings: list[str]) -> tuple[Any, list[dict[st
     for message in chat.messages:
         _warn_foreign(message.provider_details, "message", warnings)
         if message.name is not None:
-            _warn(warnings, f"the name of a {message.role} message cannot be carried to {NAME}")
+            _warn(warnings, f"name of a {message.role} message dropped")
         ours = message.provider_details is not None and message.provider_details.dialect == NAME
         own = _own(message.provider_details)
         content = message.content
@@ -828,9 +837,7 @@ def _encode_messages(chat: Chat, warnings: list[str]) -> tuple[Any, list[dict[st
         match message.role:
             case "system" | "developer" if not ours:
                 if turns:
-                    _warn(
-                        warnings, f"a {message.role} message inside the conversation was moved to its start"
-                    )
+                    _warn(warnings, f"{message.role} message inside the conversation moved to its start")
                 system += content
             case "system" | "developer":
                 turns.append(_Turn("system", own))
@@ -851,11 +858,11 @@ def _encode_messages(chat: Chat, warnings: list[str]) -> tuple[Any, list[dict[st
         if isinstance(block, Text | Refusal) or (isinstance(block, Opaque) and block.dialect == NAME):
             texts.append(block)
         else:
-            _warn(warnings, f"a system message of {NAME} has text only; other content was left out")
+            _warn(warnings, "content of a system message that is not text dropped")
     wire = [out for turn in turns if (out := turn.wire(warnings)) is not None]
     top = _encode_content(tuple(texts), warnings) or None
     if not wire and top is not None:
-        _warn(warnings, f"{NAME} needs a user message: the system text was sent as one")
+        _warn(warnings, "system text alone sent as a user message")
         return None, [{"role": "user", "content": top}]
     return top, wire
 
@@ -869,7 +876,7 @@ def _encode_tools(chat: Chat, warnings: list[str]) -> list[Any]:
             else:
                 _warn(
                     warnings,
-                    f"tool {tool.name or tool.opaque.kind} of {tool.opaque.dialect} cannot be carried to {NAME}",
+                    f"{tool.opaque.dialect} tool {tool.name or tool.opaque.kind} dropped",
                 )
             continue
         out: dict[str, Any] = {"type": "tool", "name": tool.name}
@@ -889,7 +896,7 @@ def _encode_tool_choice(chat: Chat, have_tools: bool, warnings: list[str]) -> di
     choice, parallel = chat.tool_choice, chat.parallel_tool_calls
     if not have_tools:
         if choice is not None and choice.mode != "none" and not _is_own(chat):
-            _warn(warnings, f"tool_choice without tools was left out: {NAME} refuses it")
+            _warn(warnings, "tool_choice without tools dropped")
         if not _is_own(chat):
             return {}
     out: dict[str, Any] = {}
@@ -943,7 +950,7 @@ def _translated_thinking(
     adaptive = generation is not None and generation >= _ADAPTIVE_SINCE
     if generation is not None and generation < _BUDGET_SINCE:
         if wanted.enabled:
-            _warn(warnings, f"{chat.model} cannot think: the reasoning setting was left out")
+            _warn(warnings, f"reasoning dropped: {chat.model} cannot think")
         return {}, None
     if not wanted.enabled or wanted.effort == "none":
         return {"type": "disabled"}, None
@@ -954,24 +961,24 @@ def _translated_thinking(
             effort, effort
         )
         if lower != effort:
-            _warn(warnings, f"reasoning effort {effort!r} was sent as {lower!r}")
+            _warn(warnings, f"reasoning effort {effort} sent as {lower}")
             effort = lower
     if forced:
-        _warn(warnings, f"{NAME} cannot think when a tool is forced: thinking was left out")
+        _warn(warnings, "thinking dropped: a tool is forced")
         return {}, effort
     if adaptive and (wanted.budget_tokens is None or (generation or (0, 0)) >= _NO_SAMPLING_SINCE):
         if wanted.budget_tokens is not None:
-            _warn(warnings, f"{chat.model} takes no thinking budget: adaptive thinking was sent")
+            _warn(warnings, f"thinking budget dropped: {chat.model} thinks adaptively")
         return {"type": "adaptive"}, effort
     budget = wanted.budget_tokens
     if budget is None:
         share = EFFORT_SHARES.get(wanted.effort or "medium")
         if share is None:
-            _warn(warnings, f"reasoning effort {wanted.effort!r} is not known; 'medium' was taken")
+            _warn(warnings, f"reasoning effort {wanted.effort} is not known; sent as medium")
             share = EFFORT_SHARES["medium"]
         budget = max(MIN_BUDGET, int(max_tokens * share))
     if _in_tool_loop(chat):
-        _warn(warnings, "thinking was left out: the tool calls in progress carry no signed thinking")
+        _warn(warnings, "thinking dropped: the tool calls in progress carry no signed thinking")
         return {}, effort
     return _with_budget({}, budget, max_tokens, warnings), effort
 
@@ -982,9 +989,9 @@ def _with_budget(
     """Thinking with a budget below `max_tokens`, or none where that leaves less than the least one."""
     if budget >= max_tokens:
         if max_tokens <= MIN_BUDGET:
-            _warn(warnings, f"max_tokens {max_tokens} leaves no room for thinking: it was left out")
+            _warn(warnings, f"thinking dropped: max_tokens {max_tokens} leaves no room for it")
             return {}
-        _warn(warnings, f"the thinking budget {budget} was lowered below max_tokens {max_tokens}")
+        _warn(warnings, f"thinking budget {budget} lowered below max_tokens {max_tokens}")
         budget = max_tokens - 1
     return {"type": "enabled", "budget_tokens": budget, **thinking}
 
@@ -1007,7 +1014,7 @@ def _sampling(chat: Chat, thinks: bool, warnings: list[str]) -> dict[str, Any]:
     """`temperature`, `top_p`, `top_k` as the model takes them."""
     temperature = chat.temperature
     if temperature is not None and temperature > 1:
-        _warn(warnings, f"temperature {temperature:g} was lowered to 1, the most that {NAME} takes")
+        _warn(warnings, f"temperature {temperature:g} lowered to 1")
         temperature = 1.0
     given = {"temperature": temperature, "top_p": chat.top_p, "top_k": chat.top_k}
     out = {name: value for name, value in given.items() if value is not None}
@@ -1019,10 +1026,10 @@ def _sampling(chat: Chat, thinks: bool, warnings: list[str]) -> dict[str, Any]:
         why = f"{chat.model} does not take it" if fixed else "the model thinks"
         for name in list(out):
             if out.pop(name) != 1 or name == "top_k":
-                _warn(warnings, f"{name} was left out: {why}")
+                _warn(warnings, f"{name} dropped: {why}")
     elif "temperature" in out and out.pop("top_p", 1) != 1:
         # Models since Claude 4.5 refuse both together.
-        _warn(warnings, f"top_p was left out: {NAME} takes it or temperature")
+        _warn(warnings, "top_p dropped: temperature is given")
     return out
 
 
@@ -1031,7 +1038,7 @@ def _encode_format(form: ResponseFormat | None, warnings: list[str]) -> dict[str
         case ResponseFormat(kind="json_schema", schema=schema) if schema is not None:
             return {"type": "json_schema", "schema": schema}
         case ResponseFormat(kind="json_object" | "json_schema"):
-            _warn(warnings, f"response_format {form.kind} without a schema cannot be carried to {NAME}")
+            _warn(warnings, f"response_format {form.kind} without a schema dropped")
     return {}
 
 
@@ -1105,15 +1112,17 @@ class Anthropic:
     def peek(self, body: bytes) -> Peek:
         """What the gateway must know before it decodes: the usage always comes. Raises `InvalidRequest`."""
         try:
+            if not body.isascii():
+                body.decode()
             seen = _GLANCE.decode(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _invalid(error) from None
         return Peek(model=seen.model, stream=bool(seen.stream), wants_usage=True, max_tokens=seen.max_tokens)
 
     def decode_request(self, body: bytes) -> Chat:
         try:
             return _decode_chat(body)
-        except _Wrong as error:
+        except Wrong as error:
             raise InvalidRequest(str(error), param=error.path) from None
         except RecursionError:
             raise InvalidRequest("the body nests too deep") from None
@@ -1122,13 +1131,13 @@ class Anthropic:
         own = _own(chat.provider_details)
         _warn_foreign(chat.provider_details, "request", warnings)
         kept = {
-            name: _object(own[name], name) if name in own else {}
+            name: members_of(own[name], name) if name in own else {}
             for name in ("tool_choice", "thinking", "output_config", "metadata")
         }
         max_tokens = chat.max_tokens
         if max_tokens is None:
             max_tokens = DEFAULT_MAX_TOKENS
-            _warn(warnings, f"max_tokens was not given and {NAME} requires it: {max_tokens} was sent")
+            _warn(warnings, f"max_tokens is required and was not given: {max_tokens} sent")
         system, messages = _encode_messages(chat, warnings)
         tools = _encode_tools(chat, warnings)
         choice = {**kept["tool_choice"], **_encode_tool_choice(chat, bool(tools), warnings)}
@@ -1140,13 +1149,20 @@ class Anthropic:
         config: dict[str, Any] = dict(kept["output_config"])
         if effort is not None:
             config["effort"] = effort
+        old_form: dict[str, Any] = {}
         if form := _encode_format(chat.response_format, warnings):
-            rest = config.get("format") or own.get("output_format")
-            config["format"] = {**form, **(_object(rest, "format") if rest is not None else {})}
+            old = _spelled(chat.provider_details, "response_format") is not None
+            rest = own.get("output_format") if old else config.get("format")
+            if rest is not None:
+                form |= members_of(rest, "format")
+            if old:
+                old_form = form
+            else:
+                config["format"] = form
         metadata = {**kept["metadata"], **({} if chat.user is None else {"user_id": chat.user})}
         stop = [text for text in chat.stop if text.strip() or _is_own(chat)]
         if len(stop) < len(chat.stop):
-            _warn(warnings, f"stop sequences of white space only were left out: {NAME} refuses them")
+            _warn(warnings, "stop sequences of white space dropped")
         for name, asked in (
             ("seed", chat.seed is not None),
             ("n", chat.n not in (None, 1)),
@@ -1154,14 +1170,14 @@ class Anthropic:
             ("presence_penalty", bool(chat.presence_penalty)),
         ):
             if asked:
-                _warn(warnings, f"{name} cannot be carried to {NAME}")
+                _warn(warnings, f"{name} dropped")
         out: dict[str, Any] = {"model": chat.model, "max_tokens": max_tokens}
         if system is not None:
             out["system"] = system
         out["messages"] = messages
         out |= _sampling(chat, thinking.get("type") in ("enabled", "adaptive"), warnings)
-        if chat.stream:
-            out["stream"] = True
+        if chat.stream or _spelled(chat.provider_details, "stream"):
+            out["stream"] = chat.stream
         for name, value in (
             ("stop_sequences", stop),
             ("tools", tools),
@@ -1169,12 +1185,13 @@ class Anthropic:
             ("thinking", thinking),
             ("output_config", config),
             ("metadata", metadata),
+            ("output_format", old_form),
         ):
             if value:
                 out[name] = value
         for name, raw in own.items():
-            if name not in kept and not (name == "output_format" and chat.response_format is not None):
-                out[name] = raw
+            if name not in kept:
+                out.setdefault(name, raw)
         return _encode(out)
 
     def splice(self, body: bytes, *, model: str, include_usage: bool, max_tokens: int | None) -> bytes:
@@ -1198,26 +1215,28 @@ class Anthropic:
 
     def decode_reply(self, body: bytes) -> Reply:
         try:
-            members = _object(body, "body")
+            members = members_of(body, "body")
             if "error" in members:
                 raise read_error(status=None, headers={}, body=body, dialect=NAME, now_wall=0.0)
-            items: list[Raw] = _need(members, "content", _ITEMS, "")
+            items: list[Raw] = need(members, "content", ITEMS, "")
             content = tuple(_decode_block(raw, f"content[{number}]") for number, raw in enumerate(items))
-            usage = _take(dict(members), "usage", _USAGE, "")
+            said = members.get("usage")
+            usage = take(members, "usage", _USAGE, "")
+            spelled = {} if said is None or usage is None else {"usage": _text_of(said, "usage")}
             for constant in ("type", "role"):
                 members.pop(constant, None)
-            raw_reason = _take(members, "stop_reason", _STR, "")
+            raw_reason = take(members, "stop_reason", STR, "")
             return Reply(
-                id=_take(members, "id", _STR, "") or "",
-                model=_take(members, "model", _STR, "") or "",
+                id=_text(members, "id", ""),
+                model=_text(members, "model", ""),
                 content=content,
                 finish=_finish(raw_reason),
                 finish_raw=raw_reason,
-                stop_sequence=_take(members, "stop_sequence", _STR, ""),
+                stop_sequence=take(members, "stop_sequence", STR, ""),
                 usage=None if usage is None else usage.typed(),
-                provider_details=_details(members),
+                provider_details=_details(members, spelled),
             )
-        except _Wrong as error:
+        except Wrong as error:
             raise Malformed(f"not an answer of {NAME}: {error}", body=body, dialect=NAME) from None
         except RecursionError:
             raise Malformed(f"not an answer of {NAME}: nests too deep", body=body, dialect=NAME) from None
@@ -1230,14 +1249,13 @@ class Anthropic:
             if (out := _encode_block(block, warnings, answer=True)) is not None:
                 content.append(out)
         _warn_foreign(reply.provider_details, "answer", warnings)
-        own = dict(_own(reply.provider_details))
         usage: Any = _encode_usage(reply.usage or Usage())
-        said = own.pop("usage", None)
+        said = _spelled(reply.provider_details, "usage")
         if said is not None:
             # The provider's own report goes out as it was, as long as nobody changed the counts.
             known = _USAGE.decode(said)
-            if (None if known is None else known.typed()) == reply.usage:
-                usage = said
+            if known is not None and known.typed() == reply.usage:
+                usage = Raw(said.encode())
         return _encode(
             {
                 "id": reply.id,
@@ -1248,17 +1266,17 @@ class Anthropic:
                 "stop_reason": _stop_reason(reply.finish, reply.finish_raw, bool(reply.tool_calls)),
                 "stop_sequence": reply.stop_sequence,
                 "usage": usage,
-                **own,
+                **_own(reply.provider_details),
             }
         )
 
-    def decoder(self, *, hide_usage: bool) -> Decoder:
+    def decoder(self, *, hide_usage: bool) -> _Decoder:
         """`hide_usage` changes nothing: usage is part of every stream of this dialect."""
-        return Decoder()
+        return _Decoder()
 
-    def encoder(self, *, include_usage: bool, model: str, id: str) -> Encoder:  # noqa: A002
+    def encoder(self, *, include_usage: bool, model: str, id: str) -> _Encoder:  # noqa: A002
         """`include_usage` changes nothing. `model` and `id` stand in until a `Start` says better."""
-        return Encoder(model=model, message_id=id)
+        return _Encoder(model=model, message_id=id)
 
     def encode_error(self, kind: str, message: str, *, status: int, request_id: str) -> bytes:
         return _encode(_error(kind, message, status, request_id))
@@ -1267,7 +1285,7 @@ class Anthropic:
         return _sse("error", _error(kind, message, status, request_id))
 
 
-def _invalid(error: msgspec.DecodeError) -> InvalidRequest:
+def _invalid(error: Exception) -> InvalidRequest:
     """msgspec ends its message with the path: "... - at `$.model`"."""
     found = re.search(r"`\$\.?([^`]*)`$", str(error)) or re.search(r"required field `([^`]*)`", str(error))
     return InvalidRequest(str(error), param=found[1] or None if found else None)
@@ -1282,7 +1300,7 @@ def _error(kind: str, message: str, status: int, request_id: str) -> dict[str, A
 # --- streams -----------------------------------------------------------------------------------------------------------
 
 
-class Decoder:
+class _Decoder:
     """`StreamDecoder` for one streamed answer.
 
     A block that only this dialect knows is given out whole, when it is complete: its pieces mean nothing to anyone else.
@@ -1367,9 +1385,9 @@ class Decoder:
             # Some gateways append it; the SDKs trip over it.
             return Frame((), raw, NAME, hidden=True)
         try:
-            members = _object(data, "data")
-            kind = _take(dict(members), "type", _STR, "data")
-        except _Wrong:
+            members = members_of(data, "data")
+            kind = take(dict(members), "type", STR, "data")
+        except Wrong:
             members, kind = {}, None
         if "error" in members or event.name == "error":
             raise read_error(status=None, headers={}, body=data, dialect=NAME, now_wall=0.0)
@@ -1408,7 +1426,7 @@ class Decoder:
     def _block_start(self, event: SSEEvent, wire: _BlockStart) -> tuple[Event, ...]:
         try:
             block = _decode_block(wire.content_block, "content_block")
-        except _Wrong as error:
+        except Wrong as error:
             raise self._malformed(event, str(error)) from None
         index = self._index[wire.index] = len(self._index)
         first: list[Event] = []
@@ -1457,23 +1475,23 @@ def _grown(block: Opaque, pieces: list[Raw]) -> Opaque | None:
     if not pieces:
         return block
     try:
-        members = _object(block.raw, "content_block")
+        members = members_of(block.raw, "content_block")
         written: list[str] = []
         for piece in pieces:
-            delta = _object(piece, "delta")
-            match _need(delta, "type", _STR, "delta"):
+            delta = members_of(piece, "delta")
+            match need(delta, "type", STR, "delta"):
                 case "input_json_delta":
-                    written.append(_take(delta, "partial_json", _STR, "delta") or "")
+                    written.append(_text(delta, "partial_json", "delta"))
                 case "compaction_delta":
                     members |= delta
                 case _:
                     return None
         if text := "".join(written):
-            _object(text.encode(), "input")
-            members["input"] = _raw(text)
-    except _Wrong:
+            members_of(text.encode(), "input")
+            members["input"] = Raw(text.encode())
+    except Wrong:
         return None
-    return Opaque(dialect=NAME, kind=block.kind, raw=Raw(_encode(members)))
+    return Opaque(dialect=NAME, kind=block.kind, raw=json(members))
 
 
 def _sse(name: str, data: Mapping[str, Any]) -> bytes:
@@ -1493,7 +1511,7 @@ _DELTA_MEMBERS = {
 }
 
 
-class Encoder:
+class _Encoder:
     """`StreamEncoder` for one streamed answer.
 
     Clients of Anthropic expect one block after the other. Where the source has several open at once (parallel tool calls),
@@ -1612,7 +1630,7 @@ class Encoder:
             case Opaque(dialect=dialect, kind=kind, raw=raw) if dialect == NAME:
                 if kind.endswith("tool_use"):
                     # As the API itself does it: the input comes in a piece.
-                    members = _object(raw, "content_block")
+                    members = members_of(raw, "content_block")
                     written = members.pop("input", None)
                     if written is not None and bytes(written) != b"{}":
                         return {**members, "input": {}}, [("arguments", str(memoryview(written), "utf-8"))]
@@ -1653,7 +1671,8 @@ class Encoder:
 def _delta(number: int, kind: str, text: str) -> bytes:
     if kind == "opaque":
         return _sse(
-            "content_block_delta", {"type": "content_block_delta", "index": number, "delta": _raw(text)}
+            "content_block_delta",
+            {"type": "content_block_delta", "index": number, "delta": Raw(text.encode())},
         )
     name, member = _DELTA_MEMBERS[kind]
     return (
