@@ -35,18 +35,33 @@ def digest() -> str:
 def pip_command() -> list[str]:
     """A pip that can install into the environment: this interpreter's, or the one on PATH."""
     for command in ([sys.executable, "-m", "pip"], [shutil.which("pip3") or shutil.which("pip") or ""]):
-        if command[0] and subprocess.run([*command, "--version"], capture_output=True, check=False).returncode == 0:
+        if (
+            command[0]
+            and subprocess.run([*command, "--version"], capture_output=True, check=False).returncode == 0
+        ):
             return command
     sys.exit("no pip was found: install it (Debian: apt-get install python3-pip) and run this again")
 
 
 def install(*arguments: str) -> None:
     """`pip install` into the environment, with a counter of packages while it runs."""
-    total = sum(1 for line in LOCK.read_text().splitlines() if "==" in line and not line.startswith((" ", "#")))
-    command = [*pip_command(), "--python", str(PYTHON), "install", "--disable-pip-version-check", "--no-input", *arguments]
+    total = sum(
+        1 for line in LOCK.read_text().splitlines() if "==" in line and not line.startswith((" ", "#"))
+    )
+    command = [
+        *pip_command(),
+        "--python",
+        str(PYTHON),
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        *arguments,
+    ]
     environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
     started, seen, lines = time.monotonic(), 0, []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
@@ -66,7 +81,7 @@ def install(*arguments: str) -> None:
 
 def prepare() -> Path:
     """The environment's interpreter, made or brought up to date first."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  (this file is read by whatever `python3` there is)
         sys.exit(f"Headrace needs Python 3.11 or newer; this is {sys.version.split()[0]} ({sys.executable})")
     wanted = digest()
     if PYTHON.exists() and STAMP.exists() and STAMP.read_text() == wanted:

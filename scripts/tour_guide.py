@@ -26,12 +26,11 @@ from rich.markup import escape
 from rich.table import Table
 
 import headrace
-from headrace.testing import FakeProvider, Overloaded, RateLimited, Status
-from headrace.testing import faults as fault
+from headrace.testing import CutStream, ErrorEvent, FakeProvider, Overloaded, RateLimited, Refuse, Status
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "headrace"
-console = Console(highlight=False)
+console = Console(highlight=False, width=max(100, Console().width))
 
 QUESTION = "In one short sentence: why is the sky blue?"
 CONFIG = """
@@ -76,7 +75,11 @@ def main() -> int:
         config = Path(folder) / "headrace.toml"
         config.write_text(
             CONFIG.format(
-                down=free_port(), flaky=flaky.anthropic_base_url, cache=CACHE, key=key, store=Path(folder) / "headrace.db"
+                down=free_port(),
+                flaky=flaky.anthropic_url,
+                cache=CACHE,
+                key=key,
+                store=Path(folder) / "headrace.db",
             )
         )
         config.chmod(0o600)
@@ -107,11 +110,11 @@ def flaky_provider() -> Iterator[FakeProvider]:
     failures = itertools.cycle(
         [
             RateLimited(retry_after=0.3),
-            fault.CutStream(after=0),
+            CutStream(after=0),
             Overloaded(),
             Status(503),
-            fault.ErrorEvent(after=0),
-            fault.Refuse(),
+            ErrorEvent(after=0),
+            Refuse(),
         ]
     )
     with FakeProvider() as provider:
@@ -200,7 +203,10 @@ def tour(base: str, key: str, config: Path) -> None:
 
 async def library(config: Path) -> None:
     """The same cascade without the gateway."""
-    async with headrace.AsyncClient(headrace.load(config)) as llm, llm.stream("smart", QUESTION, max_tokens=60) as answer:
+    async with (
+        headrace.AsyncClient(headrace.load(config)) as llm,
+        llm.stream("smart", QUESTION, max_tokens=60) as answer,
+    ):
         async for text in answer:
             show(text)
         console.print()
@@ -215,7 +221,9 @@ def show(text: str) -> None:
 
 def report(base: str, key: str, request_id: str) -> dict[str, Any]:
     """What the ledger has of a request."""
-    request = urllib.request.Request(f"{base}/v1/requests/{request_id}", headers={"authorization": f"Bearer {key}"})
+    request = urllib.request.Request(
+        f"{base}/v1/requests/{request_id}", headers={"authorization": f"Bearer {key}"}
+    )
     with urllib.request.urlopen(request, timeout=10) as answer:
         found: dict[str, Any] = json.load(answer)
     return found
@@ -225,13 +233,22 @@ def attempts_table(found: dict[str, Any]) -> None:
     """Every attempt of a request."""
     table = Table(box=None, padding=(0, 2), header_style="dim")
     for column in ("target", "outcome", "wait", "took", "tokens in/out", "cost USD"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for row in found["attempts"]:
         tokens = row["tokens"]
         counted = "-" if tokens["input"] is None else f"{tokens['input']}/{tokens['output']}"
-        outcome = "[green]ok[/]" if row["outcome"] == "ok" else f"[red]{row['http'] or ''} {row['reason'] or row['outcome']}[/]"
+        outcome = (
+            "[green]ok[/]"
+            if row["outcome"] == "ok"
+            else f"[red]{row['http'] or ''} {row['reason'] or row['outcome']}[/]"
+        )
         table.add_row(
-            row["target"], outcome, f"{row['waited_s']:.2f} s", f"{row['duration_s']:.2f} s", counted, row["cost_usd"]
+            row["target"],
+            outcome,
+            f"{row['waited_s']:.2f} s",
+            f"{row['duration_s']:.2f} s",
+            counted,
+            row["cost_usd"],
         )
     console.print(table)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from headrace.call import Attempt, Call
 
@@ -27,6 +27,7 @@ class Metrics:
 
     def __init__(self, *, busy: Callable[[], int], dropped: Callable[[], int]) -> None:
         self._names: set[str] = set()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # doubles the series for nothing we need
         self.registry = registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "headrace_requests", "Logical calls by route and status", ["route", "status"], registry=registry
