@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -706,6 +707,60 @@ def test_any_text_is_a_finite_duration_or_refused(text: str) -> None:
     except ValueError:
         return
     assert 0 <= seconds < math.inf
+
+
+# --- documentation ----------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text("utf-8")
+
+
+def test_the_documented_example_is_understood(folder: Path) -> None:
+    """Every TOML block of the page is free of problems once its variables are set."""
+    blocks = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names = re.findall(r"\$\{([A-Z_]+)\}", block)
+        assert not problems(folder, block, {name: f"{name}-{STRONG}" for name in names})
+
+
+def test_every_key_is_documented(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each key that any table knows stands in the page's section for that table."""
+    known: dict[str, set[str]] = {}
+    close = config._Table.close
+
+    def noted(table: config._Table) -> None:
+        if len(table.path) in (1, 2):
+            known.setdefault(str(table.path[0]), set()).update(table.known)
+        close(table)
+
+    monkeypatch.setattr(config._Table, "close", noted)
+    load(folder, DESIGN, ENVIRON)
+    assert set(known) == {"providers", "routes", "keys", "gateway", "store", "local", "prices"}
+    for section, names in known.items():
+        text = re.search(rf"^## `\[{section}\b.*?(?=^## )", PAGE, re.DOTALL | re.MULTILINE)
+        assert text is not None, section
+        assert [name for name in sorted(names) if f"`{name}`" not in text[0]] == [], section
+
+
+@pytest.mark.parametrize("section", ["gateway", "routes.default", "local", "store"])
+def test_documented_defaults_are_the_defaults(folder: Path, section: str) -> None:
+    """Writing a documented default into the file changes nothing."""
+    start = PAGE.index(f"## `[{section.partition('.')[0]}")
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", PAGE[start : PAGE.index("\n## ", start)], re.MULTILINE)
+    rows = [(name, value) for name, value in rows if not value.startswith("$")]
+    assert rows or section == "store"
+    needed = 'cascade = ["local/default"]\n' if section.startswith("routes") else ""
+    for name, value in rows:
+        bare = load(folder, f"[{section}]\n{needed}")
+        assert load(folder, f"[{section}]\n{needed}{name} = {value}\n") == bare, name
+
+
+def test_the_known_providers_are_documented() -> None:
+    """The page's table has a row for each, with its variables and its address."""
+    for name, row in config.known_providers().items():
+        (line,) = re.findall(rf"^\| `{name}` \|.*$", PAGE, re.MULTILINE)
+        for word in (row.base_url, *(key for key, _ in row.keys), *row.url_variables, *row.host_variables):
+            assert f"`{word}`" in line, (name, word)
 
 
 # --- import -----------------------------------------------------------------------------------------------------------

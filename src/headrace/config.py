@@ -342,7 +342,7 @@ def find(cwd: Path | None = None, environ: Mapping[str, str] | None = None) -> P
 
 
 def load(
-    path: Path | None = None, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+    path: str | Path | None = None, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Settings:
     """The settings from the file at `path` (None: the one that `find` finds, or no file) and from `environ`.
 
@@ -360,14 +360,14 @@ def load(
 
 
 def check(
-    path: Path | None = None, environ: Mapping[str, str] | None = None, *, cwd: Path | None = None
+    path: str | Path | None = None, environ: Mapping[str, str] | None = None, *, cwd: Path | None = None
 ) -> list[Problem]:
     """Every mistake, in the order of the file; an empty list means that `load` succeeds. Arguments as for `load`."""
     return _read(path, environ, cwd)[2]
 
 
 def _read(
-    path: Path | None, environ: Mapping[str, str] | None, cwd: Path | None
+    path: str | Path | None, environ: Mapping[str, str] | None, cwd: Path | None
 ) -> tuple[Path | None, Settings, list[Problem]]:
     environ = os.environ if environ is None else environ  # noqa: TID251
     cwd = Path.cwd() if cwd is None else cwd.absolute()

@@ -82,6 +82,18 @@ def test_wrong_usage_is_one_line(headrace: Any, arguments: list[str], said: str)
     assert "--help" in line
 
 
+def test_every_verb_and_option_is_documented() -> None:
+    """`docs/cli.md` has a section for each verb and names each of its options."""
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+    for name, verb in root.headrace.commands.items():
+        assert f"\n## {name}\n" in text or f"`{name}`" in text, name
+        verbs = [verb, *getattr(verb, "commands", {}).values()]
+        for option in {option for each in verbs for parameter in each.params for option in parameter.opts}:
+            assert not option.startswith("-") or f"`{option}" in text, (name, option)
+    for code in (root.OK, root.FAILED, root.USAGE, root.MISSING, root.INTERRUPTED, root.PIPE):
+        assert f"\n| {code} |" in text, code
+
+
 def test_wrong_usage_as_json(headrace: Any) -> None:
     """Even when the options cannot be parsed."""
     ran = headrace("check", "--json", "--bogus")
@@ -171,7 +183,7 @@ def test_a_real_process_asks_a_real_provider(
     """From the file through sockets to standard output, with no warning on the way."""
     write(f'[providers.fake]\ndialect = "anthropic"\nbase_url = "{provider.anthropic_url}"\n')
     provider.script(Answer("Héllo wörld"))
-    ran = process("ask", "-m", "fake/x", "-q", "hi", cwd=folder)
+    ran = process("ask", "-m", "fake/x", "-q", "--max-tokens", "50", "hi", cwd=folder)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "Héllo wörld\n", "")
 
 

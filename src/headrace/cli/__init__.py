@@ -14,6 +14,10 @@ def main() -> None:
     except ImportError:
         sys.stderr.write("error: the command line needs the cli extra: pip install 'headrace[cli]'\n")
         sys.exit(3)
-    from headrace.cli.root import run
+    try:
+        from headrace.cli.root import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while the modules load; later ones end in `run`
+        code = 130
+    sys.exit(code)
