@@ -1,6 +1,6 @@
 """Builds the one stack that both faces run, and owns what its requests share: providers, transport, store, catalogue.
 
-`LAYERS` is the default order with its reasons; `headrace stack` prints it.
+`LAYERS` is the default order with its reasons; the stack is built from it and `headrace stack` prints it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from headrace import dialects
 from headrace.call import Call
 from headrace.clock import Clock, SystemClock
 from headrace.errors import UnknownModel
-from headrace.handler import Dialect, Handler, Request, Route, Stream, stack
+from headrace.handler import Dialect, Handler, Layer, Request, Route, Stream, stack
 from headrace.layers.cascade import Cascade
 from headrace.layers.deadline import Deadline
 from headrace.layers.identity import identity
@@ -103,17 +103,17 @@ class Engine:
         self.local: LocalModel | None = None
         self._upstreams: dict[str, Upstream] = {}
         self._routes: dict[tuple[str, str], Route] = {}
-        ledger = Ledger(self.catalog.cost, self.store.record_attempt)
-        self.handle: Handler = stack(
-            self.trace,
-            Deadline(self.clock),
-            identity,
-            Cascade(self.clock, self._lacks, self._translated),
-            Retry(self.clock, random),
-            ledger,
-            Timeout(self.clock),
-            handler=self._dispatch,
-        )
+        layers: dict[str, Layer] = {
+            "trace": self.trace,
+            "deadline": Deadline(self.clock),
+            "identity": identity,
+            "cascade": Cascade(self.clock, self._lacks, self._translated),
+            "retry": Retry(self.clock, random),
+            "ledger": Ledger(self.catalog.cost, self.store.record_attempt),
+            "timeout": Timeout(self.clock),
+        }
+        assert len(layers) == len(LAYERS) - 1, "every layer has its row in LAYERS"
+        self.handle: Handler = stack(*(layers[note.name] for note in LAYERS[:-1]), handler=self._dispatch)
 
     async def __call__(self, request: Request) -> Stream:
         return await self.handle(request)
