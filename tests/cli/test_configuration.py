@@ -57,7 +57,7 @@ def test_good_settings_as_json(headrace: Any, write: Callable[[str], Path], envi
 
 
 def test_every_problem_is_shown(headrace: Any, write: Callable[[str], Path]) -> None:
-    """A table with line, key, value, reason and fix on standard output; one line on standard error; exit code 2."""
+    """A table with line, setting, reason and fix on standard output; one line on standard error; exit code 2."""
     write('[providers.opnai]\n[routes.x]\ndeadline = "soon"\ncascade = ["openai/gpt-5"]\n')
     ran = headrace("check")
     assert ran.code == 2
@@ -65,7 +65,7 @@ def test_every_problem_is_shown(headrace: Any, write: Callable[[str], Path]) -> 
     assert "2 problems" in ran.err
     rows = [line.split() for line in ran.out.splitlines()]
     assert ["1", "providers.opnai"] in [row[:2] for row in rows]
-    assert ["3", "routes.x.deadline", '"soon"'] in [row[:3] for row in rows]
+    assert ["3", "routes.x.deadline", "=", '"soon"'] in [row[:4] for row in rows]
     assert 'Did you mean "openai"?' in ran.out
 
 

@@ -44,8 +44,15 @@ def check(context: click.Context, path: Path | None, as_json: bool) -> None:
                     console.note(f"  {problem}")
                 context.exit(2)
             console.table(
-                ["line", "key", "value", "problem", "fix"],
-                [[str(p.line or ""), p.key, p.value, p.message, p.fix] for p in problems],
+                ["line", "setting", "problem and fix"],
+                [
+                    [
+                        str(p.line or ""),
+                        f"{p.key} = {p.value}" if p.value else p.key,
+                        f"{p.message}. {p.fix}".rstrip(),
+                    ]
+                    for p in problems
+                ],
             )
         context.exit(2)
     settings = config.load(path)
