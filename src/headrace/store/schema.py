@@ -129,16 +129,24 @@ def prepare(path: Path, steps: tuple[tuple[str, ...], ...] = STEPS) -> bytes:
         ) from error
 
 
+_DAMAGED = (
+    "it is not a database or it is damaged: move it away or restore it, or set [store] path to another file"
+)
+
+
 def _advice(error: sqlite3.DatabaseError) -> str:
-    if isinstance(error, sqlite3.OperationalError):
-        return ""
-    return "; it is not a database or it is damaged: move it away or restore it, or set [store] path to another file"
+    return "" if isinstance(error, sqlite3.OperationalError) else f"; {_DAMAGED}"
 
 
 def _make(path: Path) -> None:
     if path.exists():
         if not path.is_file():
             raise StoreError(f"the store {path} is not a file; set [store] path to a file")
+        with path.open("rb") as file:
+            header = file.read(16)
+        # SQLite itself takes a file too short for a header for an empty one, and writes over it.
+        if header not in (b"", b"SQLite format 3\0"):
+            raise StoreError(f"the store {path} cannot be used: {_DAMAGED}")
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):  # another process was faster

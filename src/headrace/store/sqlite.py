@@ -269,24 +269,28 @@ class SQLiteStore:
 
     def _write(self) -> None:
         held: list[AttemptRow | StoredRequest] = []
+        tasks: list[_Task] = []
         try:
             connection = connect(self.path)
             try:
-                self._serve(connection, held)
+                self._serve(connection, held, tasks)
             finally:
                 connection.close()
         except BaseException:  # noqa: BLE001  (whatever it is, it ends the thread: it must be told and counted)
             self._dead = True
             _log.exception("the writer of the store %s died; nothing more is kept", self.path)
             self._drop(len(held), "writer dead")
+        for task in tasks:
+            self._refuse(task)
         self._refuse_queued()
 
-    def _serve(self, connection: sqlite3.Connection, held: list[AttemptRow | StoredRequest]) -> None:
-        """Until stopped. `held` are the rows taken from the queue and not yet durable."""
+    def _serve(
+        self, connection: sqlite3.Connection, held: list[AttemptRow | StoredRequest], tasks: list[_Task]
+    ) -> None:
+        """Until stopped. `held` are the rows taken from the queue and not yet durable, `tasks` those not yet done."""
         pause = 0.0
         stopping = False
         while not stopping:
-            tasks: list[_Task] = []
             if not held:
                 stopping = self._take(self._queue.get(), held, tasks)
             # After a failure the pause before the next try, else the time to gather.
@@ -303,8 +307,9 @@ class SQLiteStore:
                 pause = 0.0
             else:
                 pause = min(RETRY_S[1], max(RETRY_S[0], pause * 2))
-            for task in tasks:
-                self._do(connection, task, error)
+            while tasks:
+                self._do(connection, tasks[0], error)
+                del tasks[0]
             # Closing waits for no disk to become free.
             stopping = stopping or (error is not None and self._closed)
         if held:
@@ -392,6 +397,10 @@ class SQLiteStore:
         else:
             task.future.set_result(result)
 
+    def _refuse(self, task: _Task) -> None:
+        if not task.future.done() and task.future.set_running_or_notify_cancel():
+            task.future.set_exception(StoreError(f"the store {self.path} is closed or its writer is dead"))
+
     def _refuse_queued(self) -> None:
         """Nobody will write any more: tell those who wait, count the rest."""
         lost = 0
@@ -401,8 +410,7 @@ class SQLiteStore:
             except queue.Empty:
                 break
             if isinstance(item, _Task):
-                if item.future.set_running_or_notify_cancel():
-                    item.future.set_exception(StoreError(f"the store {self.path} is closed"))
+                self._refuse(item)
             elif not isinstance(item, _Stop):
                 lost += 1
         if lost:
