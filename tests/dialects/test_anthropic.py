@@ -897,6 +897,15 @@ def test_what_is_no_answer_is_malformed(raw: bytes) -> None:
     assert (caught.value.body, caught.value.dialect) == (raw, "anthropic")
 
 
+def test_usage_of_an_unknown_form_is_unknown() -> None:
+    """Counts that are no numbers do not cost the answer, buffered or streamed."""
+    reply = DIALECT.decode_reply(answer(usage={"input_tokens": "many"}))
+    assert (reply.text, reply.usage) == ("Hi", None)
+    odd = {**message_delta(), "usage": {"output_tokens": [7]}}
+    read = assemble(events_of(sse(START, odd, STOP)))
+    assert (read.finish, read.usage) == ("stop", Usage(input_tokens=15, cache_read_tokens=5, output_tokens=1))
+
+
 def test_an_error_inside_a_200_is_classified() -> None:
     """An error object in the body of a 200 raises the error that it means."""
     raw = b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}'

@@ -204,6 +204,15 @@ class _Usage(Struct, frozen=True):
 _USAGE: msgspec.json.Decoder[_Usage | None] = msgspec.json.Decoder(_Usage | None)
 
 
+def _decode_usage(raw: Raw | None) -> Usage | None:
+    """Counts of a form that nobody knows are no reason to lose an answer: they are not known."""
+    try:
+        usage = _USAGE.decode(raw) if raw else None
+    except msgspec.ValidationError:
+        return None
+    return None if usage is None else usage.typed()
+
+
 class _TextDelta(Struct, frozen=True, tag="text_delta"):
     text: str
 
@@ -242,7 +251,7 @@ class _BlockStop(Struct, frozen=True, tag="content_block_stop"):
 class _Head(Struct, frozen=True):
     id: str = ""
     model: str = ""
-    usage: _Usage | None = None
+    usage: Raw = Raw()
 
 
 class _MessageStart(Struct, frozen=True, tag="message_start"):
@@ -256,7 +265,7 @@ class _Stop(Struct, frozen=True):
 
 class _MessageDelta(Struct, frozen=True, tag="message_delta"):
     delta: _Stop = _Stop()
-    usage: _Usage | None = None
+    usage: Raw = Raw()
 
 
 class _MessageStop(Struct, frozen=True, tag="message_stop"):
@@ -1220,8 +1229,8 @@ class Anthropic:
                 raise read_error(status=None, headers={}, body=body, dialect=NAME, now_wall=0.0)
             items: list[Raw] = need(members, "content", ITEMS, "")
             content = tuple(_decode_block(raw, f"content[{number}]") for number, raw in enumerate(items))
-            said = members.get("usage")
-            usage = take(members, "usage", _USAGE, "")
+            said = members.pop("usage", None)
+            usage = _decode_usage(said)
             spelled = {} if said is None or usage is None else {"usage": _text_of(said, "usage")}
             for constant in ("type", "role"):
                 members.pop(constant, None)
@@ -1233,7 +1242,7 @@ class Anthropic:
                 finish=_finish(raw_reason),
                 finish_raw=raw_reason,
                 stop_sequence=take(members, "stop_sequence", STR, ""),
-                usage=None if usage is None else usage.typed(),
+                usage=usage,
                 provider_details=_details(members, spelled),
             )
         except Wrong as error:
@@ -1253,9 +1262,9 @@ class Anthropic:
         said = _spelled(reply.provider_details, "usage")
         if said is not None:
             # The provider's own report goes out as it was, as long as nobody changed the counts.
-            known = _USAGE.decode(said)
-            if known is not None and known.typed() == reply.usage:
-                usage = Raw(said.encode())
+            raw = Raw(said.encode())
+            if _decode_usage(raw) == reply.usage:
+                usage = raw
         return _encode(
             {
                 "id": reply.id,
@@ -1417,10 +1426,11 @@ class _Decoder:
     def _malformed(self, event: SSEEvent, problem: str) -> Malformed:
         return Malformed(f"not a stream of {NAME}: {problem}", body=event.data, dialect=NAME)
 
-    def _report(self, usage: _Usage | None) -> tuple[UsageReport, ...]:
+    def _report(self, raw: Raw) -> tuple[UsageReport, ...]:
+        usage = _decode_usage(raw)
         if usage is None:
             return ()
-        self._usage = _larger(self._usage, usage.typed())
+        self._usage = _larger(self._usage, usage)
         return (UsageReport(self._usage),)
 
     def _block_start(self, event: SSEEvent, wire: _BlockStart) -> tuple[Event, ...]:
