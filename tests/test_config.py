@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from headrace import config
 from headrace.config import Problem, Secret, Settings
 from headrace.errors import ConfigError
+from headrace.prices import Catalog, ModelOverride
 from headrace.types import Target
 
 STRONG = "0123456789abcdef"
@@ -359,6 +360,26 @@ def test_default_routes(folder: Path) -> None:
     assert load(folder, three).default_route == load(folder, three).routes["default"]
 
 
+def test_prices_have_the_catalogue_s_members() -> None:
+    """The names that the file knows are those that the catalogue reads; this module may not import them."""
+    names = {f"{kind}_usd_per_mtok" for kind in config.PRICE_KINDS} | {*config.LIMITS, *config.ABILITIES}
+    assert names == set(ModelOverride.__struct_fields__)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(ModelOverride.__struct_fields__),
+        st.one_of(st.sampled_from(["0", "3.00", "0.0000000001", "x", ""]), st.integers(-1, 9), st.booleans()),
+    )
+)
+def test_the_catalogue_takes_what_the_settings_take(folder: Path, row: dict[str, str | int]) -> None:
+    """A price that is no problem here is none there either."""
+    text = '[prices."openai/x"]\n' + "".join(f"{name} = {toml(value)}\n" for name, value in row.items())
+    if problems(folder, text):
+        return
+    assert Catalog.from_settings(load(folder, text).prices).model("openai", "x") is not None
+
+
 def test_dollar_signs(folder: Path) -> None:
     """`$$` is one dollar, a lone `$` is itself, and what a variable holds is not substituted again."""
     text = '[keys.a]\nvalue = "$$x${V}$"'
@@ -477,7 +498,7 @@ def test_numbers_may_come_from_variables(folder: Path) -> None:
         ('[keys.x]\nvalue = "${}"', 2, "keys.x.value", "between ${ and }", "$$"),
         ("[prices.gpt]", 1, "prices.gpt", "provider/model", ""),
         (
-            '[prices."openai/x"]\ninput_usd_per_mtok = 3.5',
+            '[prices."openai/x"]\ninput_usd_per_mtok = 3.5\noutput_usd_per_mtok = "1"',
             2,
             'prices."openai/x".input_usd_per_mtok',
             "not written as a number",
@@ -487,7 +508,7 @@ def test_numbers_may_come_from_variables(folder: Path) -> None:
             '[prices."openai/x"]\ninput_usd_per_mtok = "3"',
             1,
             'prices."openai/x"',
-            "output_usd_per_mtok must",
+            "must give output_usd_per_mtok",
             "",
         ),
         (
@@ -497,6 +518,14 @@ def test_numbers_may_come_from_variables(folder: Path) -> None:
             "unknown key",
             "input_usd_per_mtok",
         ),
+        (
+            '[prices."openai/x"]\ninput_usd_per_mtok = "3,5"\noutput_usd_per_mtok = "1"',
+            2,
+            'prices."openai/x".input_usd_per_mtok',
+            "dollars",
+            '"3.00"',
+        ),
+        ('[prices."openai/x"]\nmax_output = 0', 2, 'prices."openai/x".max_output', "from 1", ""),
         ('[prices."openai/x"]\ntools = 1', 2, 'prices."openai/x".tools', "true or false", ""),
         ("a = ", 1, "", "not TOML", ""),
         ("\n\nx = 1\nx = 2", 4, "", "not TOML", ""),

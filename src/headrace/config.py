@@ -26,8 +26,6 @@ from types import MappingProxyType
 from typing import Literal
 from urllib.parse import urlsplit
 
-import msgspec
-
 from headrace.errors import ConfigError
 from headrace.handler import Route
 from headrace.lines import KeyPath, key_lines
@@ -675,22 +673,26 @@ class _Table:
                 result.append((index, text))
         return result
 
-    def price(self, name: str, kind: object) -> str | int | None:
-        """A member of a price: money is a decimal in quotes, a limit a whole number, a capability a boolean."""
+    def money(self, name: str) -> str | None:
+        """US dollars as a decimal in quotes: at most 6 digits before the point, for nano-dollars 9 after it."""
         value = self.members.get(name)
-        if name.endswith("_usd_per_mtok"):
-            if isinstance(value, int | float):
-                self._take(name)
-                self.wrong(name, "money is not written as a number", f'Put it in quotes: "{value}".')
-                return None
-            return self.text(name)
-        if kind == bool | None:
+        if isinstance(value, int | float):
             self._take(name)
-            if value is None or isinstance(value, bool):
-                return value
-            self.wrong(name, "must be true or false")
+            self.wrong(name, "money is not written as a number", f'Put it in quotes: "{value}".')
             return None
-        return self.integer(name, 0, 1, 1_000_000_000) or None
+        text = self.text(name)
+        if text is not None and not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text):
+            self.wrong(name, "must be US dollars, with at most 9 decimals", 'Write "3.00".')
+            return None
+        return text
+
+    def boolean(self, name: str) -> bool | None:
+        """`true` or `false`; None if absent or wrong."""
+        value = self._take(name)
+        if value is None or isinstance(value, bool):
+            return value
+        self.wrong(name, "must be true or false")
+        return None
 
     def table(self, name: str, *, later: str | None = None) -> _Table:
         """A table, empty if absent or wrong."""
@@ -1177,31 +1179,27 @@ def _placed(text: str, folder: Path, environ: Mapping[str, str]) -> Path:
     return folder / text
 
 
-def _prices(found: _Report, root: _Table) -> dict[str, Mapping[str, str | int]]:
-    """Judged as the catalogue will judge them, but kept as written: the catalogue reads money, this module does not."""
-    tables = list(root.tables("prices"))
-    if not tables:
-        return {}
-    from headrace.prices import Model, ModelOverride  # only whoever overrides a price pays for the import
+PRICE_KINDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
+"""Each is a key `<kind>_usd_per_mtok`. With the two below, the members of `headrace.prices.ModelOverride`; a test compares them."""
+LIMITS = ("context_window", "max_input", "max_output")
+ABILITIES = ("tools", "images", "documents", "json_schema", "reasoning", "prefill")
 
+
+def _prices(found: _Report, root: _Table) -> dict[str, Mapping[str, str | int]]:
+    """Judged as strictly as the catalogue will, but kept as written: the catalogue reads money, this module does not."""
     prices: dict[str, Mapping[str, str | int]] = {}
-    for model, table in tables:
+    for model, table in root.tables("prices"):
         if not re.fullmatch(r"[^/\s]+/\S+", model):
             found.add(table.path, "a price is for provider/model", 'Write [prices."openai/my-model"].')
-        before = len(found.problems)
-        row: dict[str, str | int] = {}
-        for member in msgspec.structs.fields(ModelOverride):
-            value = table.price(member.encode_name, member.type)
-            if value is not None:
-                row[member.encode_name] = value
+        money = {f"{kind}_usd_per_mtok": table.money(f"{kind}_usd_per_mtok") for kind in PRICE_KINDS}
+        limits = {name: table.integer(name, 0, 1, 1_000_000_000) or None for name in LIMITS}
+        abilities = {name: table.boolean(name) for name in ABILITIES}
         table.close()
-        if len(found.problems) == before:
-            where = _spelled(table.path)
-            try:
-                msgspec.convert(row, ModelOverride).applied(Model(), where)
-            except ConfigError as error:
-                found.add(table.path, str(error).removeprefix(f"{where}: "))
-        prices[model] = MappingProxyType(row)
+        missing = [name for name in list(money)[:2] if name not in table.members]
+        if missing and any(name in table.members for name in money):
+            found.add(table.path, f"must give {' and '.join(missing)} when it gives another price")
+        row = money | limits | abilities
+        prices[model] = MappingProxyType({name: value for name, value in row.items() if value is not None})
     return prices
 
 
