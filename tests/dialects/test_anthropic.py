@@ -849,7 +849,7 @@ def test_finish_reasons_of_other_dialects(finish: FinishReason, raw: str | None,
 
 
 def test_an_answer_of_another_dialect() -> None:
-    """Calls without an id get one, a refusal is text, unsigned thinking is shown, and `stop` with calls is `tool_use`."""
+    """Calls without an id get one and others keep theirs; refusals are text, and `stop` with calls is `tool_use`."""
     reply = Reply(
         id="chatcmpl-1",
         model="gpt",
@@ -858,10 +858,15 @@ def test_an_answer_of_another_dialect() -> None:
             Text(text=""),
             Refusal(text="No."),
             ToolCall(id="", name="f", arguments='{"a":1}'),
+            ToolCall(id="functions.g:0", name="g", arguments=""),
             Opaque(dialect="openai-chat", kind="audio", raw=msgspec.Raw(b"{}")),
         ),
         finish="stop",
         finish_raw="stop",
+        provider_details=Details(
+            "openai-chat",
+            {"system_fingerprint": msgspec.Raw(b'"fp"'), "citations": msgspec.Raw(b'["u"]')},
+        ),
     )
     warnings: list[str] = []
     out = json.loads(DIALECT.encode_reply(reply, warnings))
@@ -874,6 +879,7 @@ def test_an_answer_of_another_dialect() -> None:
             {"type": "thinking", "thinking": "hm", "signature": ""},
             {"type": "text", "text": "No."},
             {"type": "tool_use", "id": "toolu_chatcmpl-1_3", "name": "f", "input": {"a": 1}},
+            {"type": "tool_use", "id": "functions.g:0", "name": "g", "input": {}},
         ],
         "stop_reason": "tool_use",
         "stop_sequence": None,
@@ -884,7 +890,10 @@ def test_an_answer_of_another_dialect() -> None:
             "output_tokens": 0,
         },
     }
-    assert warnings == ["anthropic: openai-chat block audio dropped"]
+    assert warnings == [
+        "anthropic: openai-chat block audio dropped",
+        "anthropic: answer citations of openai-chat dropped",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,9 @@ _FINISH: dict[str, FinishReason] = {
     "refusal": "refusal",
     "model_context_window_exceeded": "context_full",
 }
+# Members of other dialects' answers that tell about the service and not about the answer: nothing is lost with them.
+_BOOKKEEPING = frozenset({"system_fingerprint", "service_tier", "usage", "x_groq", "request_id", "provider"})
+
 _STOP_REASON: dict[FinishReason, str] = {
     **{finish: word for word, finish in _FINISH.items()},
     "content_filter": "refusal",
@@ -636,11 +639,13 @@ def _own(details: Details | None) -> Members:
     return details.members if details is not None and details.dialect == NAME else {}
 
 
-def _warn_foreign(details: Details | None, where: str, warnings: list[str]) -> None:
+def _warn_foreign(
+    details: Details | None, where: str, warnings: list[str], *, silent: frozenset[str] = frozenset()
+) -> None:
     if details is None or details.dialect == NAME:
         return
     for name, raw in details.members.items():
-        if bytes(raw) != b"null":
+        if name not in silent and bytes(raw) != b"null":
             _warn(warnings, f"{where} {name} of {details.dialect} dropped")
 
 
@@ -688,7 +693,8 @@ def _encode_block(block: Block, warnings: list[str], *, answer: bool = False) ->
         case ToolCall():
             out = {
                 "type": "tool_use",
-                "id": _wire_id(block.id),
+                # An answer keeps the id: it goes back to the server that made it, and some know their own form only.
+                "id": block.id if answer else _wire_id(block.id),
                 "name": block.name,
                 "input": _input(block, warnings),
             }
@@ -1257,7 +1263,7 @@ class Anthropic:
                 block = _with_id(block, reply.id, index)
             if (out := _encode_block(block, warnings, answer=True)) is not None:
                 content.append(out)
-        _warn_foreign(reply.provider_details, "answer", warnings)
+        _warn_foreign(reply.provider_details, "answer", warnings, silent=_BOOKKEEPING)
         usage: Any = _encode_usage(reply.usage or Usage())
         said = _spelled(reply.provider_details, "usage")
         if said is not None:
@@ -1630,7 +1636,7 @@ class _Encoder:
             case ToolCall(arguments=arguments):
                 self._calls = True
                 empty = msgspec.structs.replace(_with_id(block, self._id, index), arguments="")
-                return _encode_block(empty, ignored), [("arguments", arguments)]
+                return _encode_block(empty, ignored, answer=True), [("arguments", arguments)]
             case Thinking(redacted=None):
                 empty_thinking = {"type": "thinking", "thinking": "", "signature": ""}
                 return _finished(empty_thinking, None, block.provider_details, ignored), [
