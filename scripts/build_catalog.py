@@ -419,7 +419,8 @@ def main() -> None:
             sys.exit(
                 f"no {pattern} in {arguments.wheels}: pip download --no-deps {package}=={WHEELS[package]}"
             )
-        return found[0].resolve()
+        path: Path = found[0]
+        return path.resolve()
 
     as_of = datetime.fromisoformat(arguments.as_of).replace(tzinfo=UTC)
     litellm = LiteLLM(wheel("litellm"))
