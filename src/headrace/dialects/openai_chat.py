@@ -211,9 +211,11 @@ class _Usage(Struct):
         inside = self.prompt_tokens_details or _PromptDetails()
         thought = self.completion_tokens_details
         reasoning = 0 if thought is None else thought.reasoning_tokens or 0
-        # xAI counts thinking beside the completion; the total proves it.
-        if reasoning and self.total_tokens == prompt + completion + reasoning:
-            completion += reasoning
+        # xAI counts thinking beside the completion, Gemini in the total only. The total proves both.
+        beside = (self.total_tokens or 0) - prompt - completion
+        if beside > 0 and reasoning in (0, beside):
+            completion += beside
+            reasoning = beside
         return Usage(
             input_tokens=prompt,
             output_tokens=completion,
@@ -360,12 +362,14 @@ def _decode_said(said: Members, path: str) -> list[Block]:
     other = said.get("reasoning")
     if other is not None:
         text = take(said, "reasoning", STR, path)
-        if thought and text and text != thought:
+        if text and (not thought or thought == text):
+            spelled = "both" if thought else "reasoning"
+            blocks.append(Thinking(text=text, provider_details=_details({}, {"thinking": spelled})))
+            thought = None
+        elif text:
             said["reasoning"] = other
-        elif text and not thought:
-            blocks.append(Thinking(text=text, provider_details=_details({}, {"thinking": "reasoning"})))
     if thought:
-        blocks.insert(0, Thinking(text=thought))
+        blocks.append(Thinking(text=thought))
     blocks += _decode_parts(take(said, "content", _STR_OR_ITEMS, path), f"{path}.content")
     refusal = take(said, "refusal", STR, path)
     if refusal:
@@ -421,7 +425,7 @@ def _decode_message(raw: Raw, path: str) -> Message:
 
 def _decode_tool(raw: Raw, path: str) -> Tool:
     tool = members_of(raw, path)
-    kind = need(tool, "type", STR, path)
+    kind = take(tool, "type", STR, path) or "function"
     if kind != "function":
         return Tool(name=kind, opaque=Opaque(dialect=NAME, kind=kind, raw=raw))
     function = take_members(tool, "function", path)
@@ -458,6 +462,7 @@ def _decode_chat(body: bytes) -> Chat:
         spelled["max_tokens"] = "max_tokens" if new is None else "max_completion_tokens"
     options = take_members(ask, "stream_options", "") or {}
     include_usage = take(options, "include_usage", BOOL, "stream_options")
+    stream = take(ask, "stream", BOOL, "")
     tool_choice = _decode_tool_choice(ask)
     response_format = _decode_format(ask)
     _keep(ask, "stream_options", options)
@@ -478,7 +483,7 @@ def _decode_chat(body: bytes) -> Chat:
         response_format=response_format,
         reasoning=reasoning,
         user=take(ask, "user", STR, ""),
-        stream=bool(take(ask, "stream", BOOL, "")),
+        stream=stream or False,
         include_usage=bool(include_usage),
         provider_details=_details(ask, spelled),
     )
@@ -542,11 +547,14 @@ def _decode_answer(body: bytes) -> Reply:
     if not choices:
         raise Wrong("choices", "is empty")
     choice = members_of(choices[0], "choices[0]")
+    word = take(choice, "finish_reason", STR, "choices[0]")
     said = take_members(choice, "message", "choices[0]")
     if said is None:
-        raise Wrong("choices[0].message", "is required")
+        # Azure leaves the message out of an answer that its filter withheld.
+        if word is None:
+            raise Wrong("choices[0].message", "is required")
+        said = {}
     content = tuple(_decode_said(said, "choices[0].message"))
-    word = take(choice, "finish_reason", STR, "choices[0]")
     usage = _take_usage(answer)
     created = take(answer, "created", _NUMBER, "")
     id_, model = take(answer, "id", STR, ""), take(answer, "model", STR, "")
@@ -579,8 +587,9 @@ def _take_usage(answer: Members) -> Usage | None:
         return None
     try:
         usage = _USAGE.decode(raw)
-    except msgspec.DecodeError as error:
-        raise Wrong("usage", str(error)) from None
+    except msgspec.ValidationError:
+        answer["usage"] = raw
+        return None
     rest = members_of(raw, "usage")
     _keep(answer, "usage", {name: value for name, value in rest.items() if name not in _USAGE_MEMBERS})
     return None if usage is None else usage.typed()
@@ -732,7 +741,9 @@ def _encode_said(blocks: Iterable[Block], losses: _Losses) -> dict[str, Any]:
                     spoken = [{"type": "text", "text": text}]
                     parts.append({"type": "thinking", "thinking": spoken})
                 else:
-                    thoughts.setdefault(member, []).append(text)
+                    for name in ("reasoning_content", "reasoning"):
+                        if member in (name, "both"):
+                            thoughts.setdefault(name, []).append(text)
             case Thinking(redacted=None):
                 losses.say("signed thinking dropped")
             case Thinking():
@@ -856,7 +867,7 @@ def _encode_format(form: ResponseFormat, own: Members) -> dict[str, Any]:
         return {"type": form.kind}
     known = {
         # OpenAI requires a name; dialects that have none need one that says nothing.
-        "name": form.name or "answer",
+        "name": "answer" if form.name is None else form.name,
         "schema": form.schema,
         "strict": form.strict,
         "description": form.description,
@@ -1000,6 +1011,18 @@ def _encode_answer(reply: Reply, warnings: list[str]) -> bytes:
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
+def _usage_of(chunk: _Chunk) -> Usage | None:
+    """The usage so far; counts of a form that nobody knows are no reason to break an answer."""
+    try:
+        usage = _USAGE.decode(chunk.usage) if chunk.usage else None
+        if usage is None and chunk.x_groq:
+            groq = _GROQ.decode(chunk.x_groq)
+            usage = None if groq is None else groq.usage
+    except msgspec.ValidationError:
+        return None
+    return None if usage is None else usage.typed()
+
+
 class _Decoder:
     """Frames of one streamed answer.
 
@@ -1060,7 +1083,7 @@ class _Decoder:
             return Frame((Ping(),), event.raw, NAME)
         if data[0] != 0x7B and data.strip() == b"[DONE]":
             self._done = True
-            return Frame((*self._stop_all(), End()), event.raw, NAME)
+            return Frame((*self._end(), End()), event.raw, NAME)
         chunk = _CHUNK.decode(data)
         choices = chunk.choices
         events: list[Event] = []
@@ -1077,17 +1100,17 @@ class _Decoder:
                         events += self._stop_all()
                         events.append(Finish(_finish(choice.finish_reason), choice.finish_reason))
                     break
-        error = bytes(chunk.error)
-        if (error and error not in _NOTHING) or chunk.object == "error" or event.name == "error":
+        if (
+            (chunk.error and bytes(chunk.error) not in _NOTHING)
+            or chunk.object == "error"
+            or event.name == "error"
+        ):
             raise read_error(status=None, headers={}, body=data, dialect=NAME, now_wall=0.0)
         usage = None
-        if len(chunk.usage) > 4:
-            usage = _USAGE.decode(chunk.usage)
-        elif len(chunk.x_groq) > 4:
-            groq = _GROQ.decode(chunk.x_groq)
-            usage = None if groq is None else groq.usage
+        if len(chunk.usage) > 4 or len(chunk.x_groq) > 4:
+            usage = _usage_of(chunk)
         if usage is not None:
-            events.append(UsageReport(usage.typed()))
+            events.append(UsageReport(usage))
         elif choices is None:
             events.append(OpaqueEvent(NAME, chunk.object or chunk.type or ""))
         hidden = self._hide and not choices and usage is not None
@@ -1146,6 +1169,13 @@ class _Decoder:
             self._kind = ""
             self._open.remove(self._said)
             events.append(BlockStop(self._said))
+
+    def _end(self) -> list[Event]:
+        events = self._stop_all()
+        if self._started and not self._finished:
+            # The server says that it is done, but not why (some models of OpenAI, Snowflake, Hugging Face).
+            events.append(Finish("tool_calls" if self._calls else "other"))
+        return events
 
     def _stop_all(self) -> list[Event]:
         stops: list[Event] = [BlockStop(index) for index in sorted(self._open)]
@@ -1283,12 +1313,7 @@ class OpenAIChat:
 
     def peek(self, body: bytes) -> Peek:
         """Both spellings of the output limit are read; with both, the larger counts."""
-        try:
-            if not body.isascii():
-                body.decode()
-            peek = _PEEK.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _no_request(error) from None
+        peek = self._peek(body)
         options = peek.stream_options
         return Peek(
             model=peek.model,
@@ -1296,6 +1321,14 @@ class OpenAIChat:
             wants_usage=options is not None and options.include_usage is True,
             max_tokens=_larger(peek.max_tokens, peek.max_completion_tokens),
         )
+
+    def _peek(self, body: bytes) -> _Peek:
+        try:
+            if not body.isascii():
+                body.decode()
+            return _PEEK.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _no_request(error) from None
 
     def decode_request(self, body: bytes) -> Chat:
         try:
@@ -1309,22 +1342,24 @@ class OpenAIChat:
     def splice(self, body: bytes, *, model: str, include_usage: bool, max_tokens: int | None) -> bytes:
         """The body has been peeked at. A limit is set under the name that the caller used, `max_tokens` without one."""
         changes = {"model": _encode(model)}
-        usage = b'{"include_usage":true}'
-        if max_tokens is None and (not include_usage or b'"stream_options"' not in body):
-            if include_usage:
-                changes["stream_options"] = usage
-            return splice(body, changes, present=("model",))
-        values = {member.name: body[member.start : member.end] for member in members(body)}
+        present = ["model"]
+        if max_tokens is not None or (include_usage and b'"stream_options"' in body):
+            seen = self._peek(body)
+            if seen.stream_options is not None and seen.stream_options.include_usage is True:
+                include_usage = False
+            if max_tokens is not None:
+                limits = {"max_tokens": seen.max_tokens, "max_completion_tokens": seen.max_completion_tokens}
+                given = [name for name, value in limits.items() if value is not None]
+                present += given
+                for name in given or ["max_tokens"]:
+                    changes[name] = b"%d" % max_tokens
+            if include_usage and seen.stream_options is not None:
+                options = next(m for m in members(body) if m.name == "stream_options")
+                asked = splice(body[options.start : options.end], {"include_usage": b"true"})
+                return splice(body, {**changes, "stream_options": asked})
         if include_usage:
-            options = values.get("stream_options", b"null")
-            if options != b"null":
-                usage = splice(options, {"include_usage": b"true"})
-            changes["stream_options"] = usage
-        if max_tokens is not None:
-            limits = [name for name in ("max_completion_tokens", "max_tokens") if name in values]
-            for name in limits or ["max_tokens"]:
-                changes[name] = b"%d" % max_tokens
-        return splice(body, changes)
+            changes["stream_options"] = b'{"include_usage":true}'
+        return splice(body, changes, present=present)
 
     def decode_reply(self, body: bytes) -> Reply:
         try:

@@ -52,7 +52,7 @@ def members(body: bytes) -> list[Member]:
             key = at
             try:
                 _, at = _scan(text, key)
-                name = json.loads(body[key:at])
+                name = _name(body[key:at])
                 at = _space(text, at)
                 if text[at : at + 1] != ":":
                     raise _not_json(at)
@@ -139,7 +139,7 @@ def _quick(body: bytes, changes: Mapping[str, bytes], present: Collection[str]) 
                 return None
             added[name] = value
             continue
-        match = _STRING_VALUE.match(body, at + len(quoted)) if at >= 0 else None
+        match = _SCALAR.match(body, at + len(quoted)) if at >= 0 else None
         if match is None or body.find(quoted, match.end()) >= 0:
             return None
         before = body[max(0, at - _NEAR) : at].rstrip(b" \t\r\n")
@@ -159,7 +159,7 @@ def _append(body: bytes, added: Mapping[str, bytes], after_others: bool) -> _Edi
 
 
 _NEAR = 64
-_STRING_VALUE = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("[^"\\]*")')
+_SCALAR = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("[^"\\]*"|[-+.\w]+)')
 # Letters and the underscore: what our names are made of. Encoders that escape write other characters so.
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:[67]|5[fF])")
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -180,6 +180,11 @@ def _space(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     assert match is not None
     return match.end()
+
+
+def _name(quoted: bytes) -> str:
+    name: str = json.loads(quoted) if b"\\" in quoted or not quoted.isascii() else quoted[1:-1].decode()
+    return name
 
 
 def _check_depth(body: bytes) -> None:
