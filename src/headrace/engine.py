@@ -172,7 +172,7 @@ class Engine:
         if slash and provider == "local" and name:
             return Route(name=model, cascade=(Target(provider, name, 1),))
         usual = {"openai-chat": "openai", "anthropic": "anthropic"}.get(dialect, "")
-        if model and usual in settings.providers:
+        if model and not slash and usual in settings.providers:
             return Route(name=f"{usual}/{model}", cascade=(Target(usual, model, DIRECT_ATTEMPTS),))
         if settings.default_route is not None and not settings.providers:
             return settings.default_route
