@@ -311,6 +311,30 @@ def test_the_limit_keeps_its_spelling(extra: dict[str, Any], spelling: str) -> N
     assert encode(chat(max_tokens=5))[0]["max_tokens"] == 5
 
 
+def test_a_cache_breakpoint_is_typed_and_written_back() -> None:
+    """`cache_control` on parts and tools is a hint for dialects that know it; one of an unknown form is kept as it is."""
+    for control, hint in (
+        ({"type": "ephemeral"}, CacheHint()),
+        ({"type": "ephemeral", "ttl": "1h"}, CacheHint("1h")),
+        ({"type": "ephemeral", "x": 1}, None),
+    ):
+        part = {"type": "text", "text": "x", "cache_control": control}
+        tool = {"type": "function", "function": {"name": "f"}, "cache_control": control}
+        ask = asking({"role": "user", "content": [part]}, tools=[tool])
+        typed = decode(ask)
+        block = typed.messages[0].content[0]
+        assert isinstance(block, Text) and block.cache == typed.tools[0].cache == hint
+        assert encode(typed) == (ask, [])
+
+
+@pytest.mark.parametrize("word", ["any", "required"])
+def test_tools_required_keeps_its_word(word: str) -> None:
+    """Mistral says `any` where others say `required`."""
+    ask = asking(tool_choice=word)
+    assert decode(ask).tool_choice == ToolChoice(mode="required")
+    assert encode(decode(ask)) == (ask, [])
+
+
 @pytest.mark.parametrize("member", ["reasoning", "reasoning_content"])
 def test_thinking_keeps_its_spelling(member: str) -> None:
     """Thinking goes back under the member it came in."""
@@ -1183,6 +1207,8 @@ def test_recorded_requests_lose_nothing(exchanges: list[Any]) -> None:
                 made.pop("index", None)
         for tool in ask.get("tools") or ():
             tool.setdefault("type", "function")
+        if isinstance(ask.get("tool_choice"), dict):
+            ask["tool_choice"].setdefault("type", "function")
         if ask.get("stream") is False:
             del ask["stream"]
         warnings: list[str] = []

@@ -42,6 +42,7 @@ from headrace.types import (
     Block,
     BlockStart,
     BlockStop,
+    CacheHint,
     Chat,
     Complete,
     Delta,
@@ -243,6 +244,7 @@ _USAGE_MEMBERS = {
 }
 _PARTS: msgspec.json.Decoder[str | list[_Part] | None] = msgspec.json.Decoder(str | list[_Part] | None)
 _NOTHING = (b"", b"null", b"{}", b"[]", b'""', b"false")
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
@@ -293,7 +295,9 @@ def _decode_part(raw: Raw, path: str) -> Block:
     kind = need(part, "type", STR, path)
     match kind:
         case "text":
-            return Text(text=need(part, "text", STR, path), provider_details=_details(part))
+            text = need(part, "text", STR, path)
+            cache, spelled = _take_cache(part)
+            return Text(text=text, cache=cache, provider_details=_details(part, spelled))
         case "refusal":
             return Refusal(text=need(part, "refusal", STR, path), provider_details=_details(part))
         case "image_url":
@@ -303,31 +307,55 @@ def _decode_part(raw: Raw, path: str) -> Block:
             url = need(image, "url", STR, f"{path}.image_url")
             detail = take(image, "detail", STR, f"{path}.image_url")
             _keep(part, "image_url", image)
-            data = _data_url(url)
-            if data is None:
-                return Image(url=url, detail=detail, provider_details=_details(part))
-            return Image(media_type=data[0], data=data[1], detail=detail, provider_details=_details(part))
+            cache, spelled = _take_cache(part)
+            media_type, payload = _data_url(url) or (None, None)
+            return Image(
+                media_type=media_type,
+                data=payload,
+                url=url if payload is None else None,
+                detail=detail,
+                cache=cache,
+                provider_details=_details(part, spelled),
+            )
         case "file":
             file = take_members(part, "file", path)
             if file is None:
                 raise Wrong(f"{path}.file", "is required")
-            text = take(file, "file_data", STR, f"{path}.file")
+            data = take(file, "file_data", STR, f"{path}.file")
             file_id = take(file, "file_id", STR, f"{path}.file")
             name = take(file, "filename", STR, f"{path}.file")
             _keep(part, "file", file)
-            media_type, payload = _data_url(text or "") or (None, text)
+            cache, spelled = _take_cache(part)
+            media_type, payload = _data_url(data or "") or (None, data)
             return Document(
                 media_type=media_type,
                 data=payload,
                 file_id=file_id,
                 name=name,
-                provider_details=_details(part),
+                cache=cache,
+                provider_details=_details(part, spelled),
             )
         case "thinking" if "thinking" in part:
             thought = _spoken(take(part, "thinking", _PARTS, path))
             return Thinking(text=thought, provider_details=_details(part, {"thinking": "part"}))
         case _:
             return Opaque(dialect=NAME, kind=kind, raw=raw)
+
+
+def _take_cache(members: Members) -> tuple[CacheHint | None, dict[str, str] | None]:
+    """The cache breakpoint, as OpenRouter and others take it here for Anthropic's models, and the mark that it came so."""
+    raw = members.get("cache_control")
+    if raw is None:
+        return None, None
+    match msgspec.json.decode(raw):
+        case {"type": "ephemeral", "ttl": str(ttl), **rest} if not rest:
+            hint = CacheHint(ttl)
+        case {"type": "ephemeral", **rest} if not rest:
+            hint = CacheHint()
+        case _:
+            return None, None
+    del members["cache_control"]
+    return hint, {"cache": "cache_control"}
 
 
 def _spoken(parts: str | list[_Part] | None) -> str:
@@ -436,13 +464,15 @@ def _decode_tool(raw: Raw, path: str) -> Tool:
     description = take(function, "description", STR, path)
     strict = take(function, "strict", BOOL, path)
     parameters = _take_raw(function, "parameters")
+    cache, spelled = _take_cache(tool)
     _keep(tool, "function", function)
     return Tool(
         name=name,
         description=description,
         parameters=parameters,
         strict=strict,
-        provider_details=_details(tool),
+        cache=cache,
+        provider_details=_details(tool, spelled),
     )
 
 
@@ -463,7 +493,7 @@ def _decode_chat(body: bytes) -> Chat:
     options = take_members(ask, "stream_options", "") or {}
     include_usage = take(options, "include_usage", BOOL, "stream_options")
     stream = take(ask, "stream", BOOL, "")
-    tool_choice = _decode_tool_choice(ask)
+    tool_choice = _decode_tool_choice(ask, spelled)
     response_format = _decode_format(ask)
     _keep(ask, "stream_options", options)
     return Chat(
@@ -496,7 +526,7 @@ def _larger(old: int | None, new: int | None) -> int | None:
     return max(old, new)
 
 
-def _decode_tool_choice(ask: Members) -> ToolChoice | None:
+def _decode_tool_choice(ask: Members, spelled: dict[str, str]) -> ToolChoice | None:
     """The choice; one of a form that we do not know stays in `ask`."""
     raw = _take_raw(ask, "tool_choice")
     if raw is None:
@@ -504,7 +534,10 @@ def _decode_tool_choice(ask: Members) -> ToolChoice | None:
     match msgspec.json.decode(raw):
         case "auto" | "none" | "required" as mode:
             return ToolChoice(mode=mode)
-        case {"type": "function", "function": {"name": str(name)}}:
+        case "any":
+            spelled["tool_choice"] = "any"  # Mistral's word
+            return ToolChoice(mode="required")
+        case {"function": {"name": str(name)}}:
             return ToolChoice(mode="tool", name=name)
         case _:
             ask["tool_choice"] = raw
@@ -648,10 +681,19 @@ def _present(members: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
 
 
-def _encode_text(block: Text, losses: _Losses) -> dict[str, Any]:
-    if block.cache is not None:
+def _encode_cache(block: Text | Image | Document | Tool, losses: _Losses) -> dict[str, Any]:
+    """The breakpoint where it came in this dialect; OpenAI itself has none."""
+    if block.cache is None:
+        return {}
+    if not _spelled(block.provider_details, "cache", ""):
         losses.say("cache hint dropped")
-    return {"type": "text", "text": block.text, **losses.own(block.provider_details, "text")}
+        return {}
+    return {"cache_control": _present({"type": "ephemeral", "ttl": block.cache.ttl})}
+
+
+def _encode_text(block: Text, losses: _Losses) -> dict[str, Any]:
+    own = losses.own(block.provider_details, "text")
+    return {"type": "text", "text": block.text, **_encode_cache(block, losses), **own}
 
 
 def _encode_part(block: Block, role: Role, losses: _Losses) -> dict[str, Any] | Raw | None:
@@ -673,8 +715,6 @@ def _encode_part(block: Block, role: Role, losses: _Losses) -> dict[str, Any] | 
 
 
 def _encode_image(image: Image, losses: _Losses) -> dict[str, Any] | None:
-    if image.cache is not None:
-        losses.say("cache hint dropped")
     if image.data is not None:
         url = f"data:{image.media_type or ''};base64,{image.data}"
     elif image.url is not None:
@@ -684,12 +724,11 @@ def _encode_image(image: Image, losses: _Losses) -> dict[str, Any] | None:
         return None
     own = losses.own(image.provider_details, "image")
     inner = _merge(_present({"url": url, "detail": image.detail}), own, "image_url")
-    return {"type": "image_url", "image_url": inner, **_without(own, "image_url")}
+    cache = _encode_cache(image, losses)
+    return {"type": "image_url", "image_url": inner, **cache, **_without(own, "image_url")}
 
 
 def _encode_document(document: Document, losses: _Losses) -> dict[str, Any] | None:
-    if document.cache is not None:
-        losses.say("cache hint dropped")
     own = losses.own(document.provider_details, "document")
     if document.text is not None:
         losses.say("text document sent as a text part")
@@ -704,7 +743,7 @@ def _encode_document(document: Document, losses: _Losses) -> dict[str, Any] | No
         # OpenAI refuses file data without a name; where a dialect has none, the type says what it may be called.
         name = name or f"document.{document.media_type.rpartition('/')[2]}"
     file = _merge(_present({"file_data": data, "file_id": document.file_id, "filename": name}), own, "file")
-    return {"type": "file", "file": file, **_without(own, "file")}
+    return {"type": "file", "file": file, **_encode_cache(document, losses), **_without(own, "file")}
 
 
 def _joined(parts: list[dict[str, Any] | Raw]) -> str | list[dict[str, Any] | Raw]:
@@ -849,8 +888,6 @@ def _encode_tool(tool: Tool, losses: _Losses) -> dict[str, Any] | Raw | None:
             return tool.opaque.raw
         losses.say(f"{tool.opaque.dialect} tool {tool.name} dropped")
         return None
-    if tool.cache is not None:
-        losses.say("cache hint dropped")
     own = losses.own(tool.provider_details, "tool")
     known = {
         "name": tool.name,
@@ -859,7 +896,8 @@ def _encode_tool(tool: Tool, losses: _Losses) -> dict[str, Any] | Raw | None:
         "strict": tool.strict,
     }
     function = _merge(_present(known), own, "function")
-    return {"type": "function", "function": function, **_without(own, "function")}
+    cache = _encode_cache(tool, losses)
+    return {"type": "function", "function": function, **cache, **_without(own, "function")}
 
 
 def _encode_format(form: ResponseFormat, own: Members) -> dict[str, Any]:
@@ -904,7 +942,9 @@ def _encode_chat(chat: Chat, warnings: list[str]) -> bytes:
         parallel = None
     elif chat.tool_choice is not None:
         choice = chat.tool_choice.mode
-        if choice == "tool":
+        if choice == "required":
+            choice = _spelled(chat.provider_details, "tool_choice", choice)
+        elif choice == "tool":
             choice = {"type": "function", "function": {"name": chat.tool_choice.name}}
     thinks = chat.reasoning is not None and chat.reasoning.enabled
     limit = "max_completion_tokens" if thinks else "max_tokens"
@@ -1071,7 +1111,7 @@ class _Decoder:
         except ProviderError as error:
             error.frames = batch
             raise
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except _UNREADABLE as error:
             broken = Malformed(f"a chunk cannot be read: {error}", body=event.data, dialect=NAME)
             broken.frames = batch
             raise broken from None
@@ -1327,14 +1367,14 @@ class OpenAIChat:
             if not body.isascii():
                 body.decode()
             return _PEEK.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except _UNREADABLE as error:
             raise _no_request(error) from None
 
     def decode_request(self, body: bytes) -> Chat:
         try:
             return _decode_chat(body)
-        except Wrong as wrong:
-            raise _no_request(wrong) from None
+        except (Wrong, *_UNREADABLE) as error:
+            raise _no_request(error) from None
 
     def encode_request(self, chat: Chat, warnings: list[str]) -> bytes:
         return _encode_chat(chat, warnings)
@@ -1364,8 +1404,8 @@ class OpenAIChat:
     def decode_reply(self, body: bytes) -> Reply:
         try:
             return _decode_answer(body)
-        except Wrong as wrong:
-            raise Malformed(f"not a chat completion: {wrong}", body=body, dialect=NAME) from None
+        except (Wrong, *_UNREADABLE) as error:
+            raise Malformed(f"not a chat completion: {error}", body=body, dialect=NAME) from None
 
     def encode_reply(self, reply: Reply, warnings: list[str]) -> bytes:
         return _encode_answer(reply, warnings)
