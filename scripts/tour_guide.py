@@ -51,6 +51,10 @@ cascade = [
   {{ target = "local/default", attempts = 1 }},
 ]
 
+[prices."flaky/claude-sonnet-4-5"]
+input_usd_per_mtok = "3"
+output_usd_per_mtok = "15"
+
 [local]
 cache_dir = "{cache}"
 

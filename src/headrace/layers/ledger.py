@@ -39,7 +39,7 @@ class Ledger:
         return handle
 
     def _settle(self, attempt: Attempt) -> None:
-        """Usage that arrived is priced; an attempt that was refused with a status, or never connected, costs nothing;
+        """Usage that arrived is priced; an attempt that was refused with an error status, or never connected, costs nothing;
         one that may have produced tokens nobody reported costs an unknown amount."""
         if attempt.usage is not None:
             target = attempt.target
