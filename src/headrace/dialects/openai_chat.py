@@ -243,7 +243,8 @@ _USAGE_MEMBERS = {
     "prompt_cache_hit_tokens",
 }
 _PARTS: msgspec.json.Decoder[str | list[_Part] | None] = msgspec.json.Decoder(str | list[_Part] | None)
-_NOTHING = (b"", b"null", b"{}", b"[]", b'""', b"false")
+_EMPTY = (b"null", b"{}", b"[]")
+_NO_ERROR = (b"null", b"{}", b"[]", b'""', b"false")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
@@ -611,7 +612,7 @@ def _decode_answer(body: bytes) -> Reply:
 
 
 def _telling(members: Members) -> Members:
-    return {name: raw for name, raw in members.items() if bytes(raw) not in _NOTHING}
+    return {name: raw for name, raw in members.items() if bytes(raw) not in _EMPTY}
 
 
 def _take_usage(answer: Members) -> Usage | None:
@@ -630,7 +631,7 @@ def _take_usage(answer: Members) -> Usage | None:
 
 def _is_error(error: Raw | None, kind: Raw | None = None) -> bool:
     """Whether an answer with these members `error` and `object` is an error (older vLLM: `"object": "error"`)."""
-    if error is not None and bytes(error) not in _NOTHING:
+    if error is not None and bytes(error) not in _NO_ERROR:
         return True
     return kind is not None and bytes(kind) == b'"error"'
 
@@ -1141,7 +1142,7 @@ class _Decoder:
                         events.append(Finish(_finish(choice.finish_reason), choice.finish_reason))
                     break
         if (
-            (chunk.error and bytes(chunk.error) not in _NOTHING)
+            (chunk.error and bytes(chunk.error) not in _NO_ERROR)
             or chunk.object == "error"
             or event.name == "error"
         ):
