@@ -304,7 +304,7 @@ class UpstreamStream:
 
     def _note(self, batch: Batch) -> None:
         attempt = self._attempt
-        for frame in batch:
+        for number, frame in enumerate(batch):
             for event in frame.events:
                 kind = type(event)
                 if kind is Delta:
@@ -318,6 +318,7 @@ class UpstreamStream:
                     attempt.model = event.model or attempt.model  # type: ignore[union-attr]
                 elif kind is End:
                     self._ended = True
+                    del batch[number + 1 :]  # nothing comes after the end, however the reads fell
                 elif is_content(event):
                     attempt.last_content_at = self._clock.now()
 
