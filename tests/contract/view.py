@@ -30,6 +30,10 @@ ANTHROPIC_STOPS = {
 }
 
 
+WRAPPED = "_invalid_json"
+"""The member under which the gateway shows arguments that are not JSON, where the dialect has a place for objects only."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """An answer.
@@ -50,11 +54,26 @@ class View:
 
 
 def _canonical(arguments: str) -> str:
+    """Arguments as one spelling of their JSON; no arguments are an empty object."""
     try:
-        value = json.loads(arguments)
+        value = json.loads(arguments or "{}")
     except ValueError:
         return arguments
     return json.dumps(value, sort_keys=True)
+
+
+def _is_json(arguments: str) -> bool:
+    try:
+        json.loads(arguments)
+    except ValueError:
+        return False
+    return True
+
+
+def _stop(word: str, words: dict[str, str], calls: list[tuple[str, str]]) -> str:
+    """What ended the answer. Some servers say `stop`, or nothing, for an answer with tool calls; agents go by the calls."""
+    stop = words.get(word, word) or "stop"
+    return "tool_calls" if calls and stop == "stop" else stop
 
 
 # --- OpenAI -----------------------------------------------------------------------------------------------------------
@@ -146,13 +165,14 @@ def of_openai(completion: dict[str, Any]) -> View:
     content = message.get("content") or ""
     text, thinking = (content, "") if isinstance(content, str) else _parts(content)
     thinking += message.get("reasoning_content") or message.get("reasoning") or ""
-    calls = [call.get("function") or {} for call in message.get("tool_calls") or []]
-    if message.get("function_call"):
-        calls.append(message["function_call"])
+    functions = [call.get("function") or {} for call in message.get("tool_calls") or []]
+    functions += [message.get("function_call") or {}]
+    calls = [(call["name"], _arguments(call.get("arguments"))) for call in functions if call.get("name")]
     features = {
         "more than one choice": len(choices) > 1,
-        "logprobs": bool((first.get("logprobs") or None)),
-        "audio": bool(message.get("audio")),
+        "logprobs": _has_logprobs(first.get("logprobs")),
+        "audio": bool((message.get("audio") or {}).get("id")),
+        "arguments that are not JSON": not all(_is_json(arguments) for _, arguments in calls),
         "images in the answer": bool(message.get("images")),
         "citations": bool(
             message.get("annotations") or completion.get("citations") or completion.get("search_results")
@@ -166,11 +186,16 @@ def of_openai(completion: dict[str, Any]) -> View:
     return View(
         text=text + (message.get("refusal") or ""),
         thinking=thinking,
-        calls=tuple((call.get("name") or "", _arguments(call.get("arguments"))) for call in calls),
+        calls=tuple(calls),
         usage=_openai_usage(completion.get("usage")),
-        stop=OPENAI_STOPS.get(word, word),
+        stop=_stop(word, OPENAI_STOPS, calls),
         features=frozenset(name for name, there in features.items() if there),
     )
+
+
+def _has_logprobs(value: Any) -> bool:
+    found = value if isinstance(value, list) else [value or {}]
+    return any(one.get("content") or one.get("refusal") or one.get("tokens") for one in found)
 
 
 def _arguments(value: Any) -> str:
@@ -185,7 +210,7 @@ def _openai_usage(usage: dict[str, Any] | None) -> tuple[int, int, int] | None:
     output = max(completion, (usage.get("total_tokens") or 0) - prompt)
     details = usage.get("prompt_tokens_details") or {}
     cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0
-    return prompt, output, cached
+    return prompt, output, min(cached, prompt)  # Azure's Grok says more than there was
 
 
 # --- Anthropic --------------------------------------------------------------------------------------------------------
@@ -245,6 +270,8 @@ def of_anthropic(message: dict[str, Any]) -> View:
                 features.add("thinking signature")
             case "tool_use":
                 arguments = block.get("json") or json.dumps(block.get("input") or {})
+                if _is_json(arguments) and list(wrapped := json.loads(arguments)) == [WRAPPED]:
+                    arguments = wrapped[WRAPPED]
                 calls.append((block.get("name") or "", _canonical(arguments)))
             case _:
                 features.add("tools that the provider ran")
@@ -256,7 +283,7 @@ def of_anthropic(message: dict[str, Any]) -> View:
         thinking=thinking,
         calls=tuple(calls),
         usage=_anthropic_usage(message.get("usage")),
-        stop=ANTHROPIC_STOPS.get(word, word),
+        stop=_stop(word, ANTHROPIC_STOPS, calls),
         features=frozenset(features),
     )
 
