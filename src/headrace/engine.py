@@ -171,11 +171,13 @@ class Engine:
             return Route(name=model, cascade=(Target(provider, name, DIRECT_ATTEMPTS),))
         if slash and provider == "local" and name:
             return Route(name=model, cascade=(Target(provider, name, 1),))
-        usual = {"openai-chat": "openai", "anthropic": "anthropic"}.get(dialect, "")
-        if model and not slash and usual in settings.providers:
-            return Route(name=f"{usual}/{model}", cascade=(Target(usual, model, DIRECT_ATTEMPTS),))
-        if settings.default_route is not None and not settings.providers:
-            return settings.default_route
+        usual = settings.providers.get({"openai-chat": "openai", "anthropic": "anthropic"}.get(dialect, ""))
+        if model and not slash and usual is not None and usual.usable:
+            return Route(name=f"{usual.name}/{model}", cascade=(Target(usual.name, model, DIRECT_ATTEMPTS),))
+        default = settings.default_route
+        keyless = not any(provider.usable for provider in settings.providers.values())
+        if default is not None and not slash and (model == "default" or keyless):
+            return default
         known = [
             *sorted(settings.routes),
             *(f"{name}/..." for name in sorted(settings.providers)),
