@@ -32,11 +32,17 @@ SWEEP_S = 1.0
 LINGER_S = 2.0
 """How long a refused client may go on sending before the connection is cut."""
 
+SLOWEST_BODY = 16_384
+"""Bytes a second: a long body may take longer than `Limits.body_s`, but not by dripping."""
+
 PIPELINE_LIMIT = 16
+
+OFFERS = ("upgrade", "http2-settings", "connection", "expect")
+"""Headers of a request that offers an upgrade, which are left out when it is read again."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request may be. Sizes in bytes, times in seconds."""
+    """What a request may be. Sizes in bytes, times in seconds; `body_s` beside a second for every `SLOWEST_BODY` bytes."""
 
     max_body: int = 50 * 1024 * 1024
     max_headers: int = 65_536
@@ -101,11 +107,13 @@ class Exchange:
         return self._connection.peer
 
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
-        """The whole answer. `headers` are ready lines, each ending in CR LF; length and connection are added."""
+        """The whole answer. `headers` are ready lines, each ending in CR LF; length and connection are added. To HEAD the
+        body is not sent."""
         self.started = True
-        self._connection.write(
-            b"".join((self._head(status), headers, b"content-length: %d\r\n\r\n" % len(body), body))
-        )
+        length = b"content-length: %d\r\n\r\n" % len(body)
+        if self.method == "HEAD":
+            body = b""
+        self._connection.write(b"".join((self._head(status), headers, length, body)))
         self._connection.done(self._keep_alive)
 
     def start(self, status: int, headers: bytes) -> None:
@@ -158,12 +166,14 @@ class _Connection(asyncio.Protocol):
         "_bad",
         "_body",
         "_body_size",
-        "_chunked",
+        "_deaf",
         "_expect",
         "_header_bytes",
+        "_head_done",
         "_headers",
         "_parser",
         "_queue",
+        "_refusal",
         "_target",
         "_task",
         "_transport",
@@ -180,6 +190,8 @@ class _Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._queue: deque[Exchange] = deque()
         self._bad: tuple[int, str] | None = None
+        self._deaf = False
+        self._refusal: tuple[int, str] | None = None
         self.paused: asyncio.Future[None] | None = None
         self.peer = ""
         self.since: tuple[str, float] = ("head", server.clock.now())
@@ -189,6 +201,7 @@ class _Connection(asyncio.Protocol):
         self._target = b""
         self._headers: dict[str, str] = {}
         self._header_bytes = 0
+        self._head_done = False
         self._body: list[bytes] = []
         self._body_size = 0
         self._expect = False
@@ -217,17 +230,34 @@ class _Connection(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
-        if self.since[0] == "linger":
+        if self._deaf:
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(400, "upgrades are not supported")
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
         except httptools.HttpParserError as error:
             if self._bad is not None:
                 self._refuse(*self._bad)
             else:
                 self._refuse(400, f"not a valid HTTP/1.1 request: {error}")
+
+    def _decline(self, rest: bytes) -> None:
+        """Go on without the upgrade that the client offers, as it must expect (RFC 9110, 7.8).
+
+        Java's HTTP client offers HTTP/2 with every request in plain text. The parser stops after the head of such a request
+        and would never give its body: another one gets the head without the offer.
+        """
+        parser, self._parser = self._parser, httptools.HttpRequestParser(self)
+        if parser.get_method() == b"CONNECT":
+            self._refuse(400, "this is no proxy: CONNECT is not supported")
+            return
+        lines = [f"{name}: {value}" for name, value in self._headers.items() if name not in OFFERS]
+        if not parser.should_keep_alive():
+            lines.append("connection: close")
+        start = b"%b %b HTTP/%b" % (parser.get_method(), self._target, parser.get_http_version().encode())
+        head = "\r\n".join(["", *lines, "", ""]).encode("latin-1")
+        self.data_received(start + head + rest)
 
     def pause_writing(self) -> None:
         if self.paused is None:
@@ -251,6 +281,8 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value) + 4)
+        if self._head_done:
+            return  # a trailer: never merged into the headers (RFC 9110, 6.5.1)
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         headers = self._headers
         if key in headers:
@@ -265,6 +297,9 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         headers = self._headers
+        self._head_done = True
+        if "host" not in headers and self._parser.get_http_version() == "1.1":
+            self._fail(400, "the header 'host' is missing")
         length = headers.get("content-length")
         if length is not None and "transfer-encoding" in headers:
             self._fail(400, "both content-length and transfer-encoding were sent")
@@ -283,6 +318,8 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         parser = self._parser
+        if parser.should_upgrade():
+            return  # `_decline` reads it again
         target, _, query = self._target.decode("latin-1").partition("?")
         version = parser.get_http_version()
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -293,7 +330,7 @@ class _Connection(asyncio.Protocol):
             query,
             self._headers,
             body,
-            parser.should_keep_alive(),
+            parser.should_keep_alive() and version == "1.1",
             version == "1.1",
         )
         if self._task is not None:
@@ -355,13 +392,16 @@ class _Connection(asyncio.Protocol):
             if not self._queue:
                 self._transport.resume_reading()
             self._begin(exchange)
+        elif self._refusal is not None:
+            self._refuse(*self._refusal)
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer a request that cannot be read, and close."""
+        """Answer a request that cannot be read, once those before it have their answers, and close."""
+        self._deaf = True
         if self._transport is None:
             return
-        if self._task is not None:
-            self._transport.abort()
+        if self.busy:
+            self._refusal = (status, message)
             return
         path = self._target.partition(b"?")[0].decode("latin-1")
         body = self.server.refusal(path, status, message)
@@ -385,8 +425,10 @@ class _Connection(asyncio.Protocol):
         phase, since = self.since
         if phase == "head" and now - since > limits.head_s:
             self._refuse(408, f"the request's head did not arrive within {limits.head_s:g} s")
-        elif phase == "body" and now - since > limits.body_s:
+        elif phase == "body" and now - since > limits.body_s + self._body_size / SLOWEST_BODY:
             self._refuse(408, f"the request's body did not arrive within {limits.body_s:g} s")
+        elif phase == "linger" and now - since > LINGER_S:
+            self.abort()
         elif (
             phase == "idle"
             and (now - since > limits.idle_s or self.server.draining)
