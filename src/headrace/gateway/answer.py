@@ -59,11 +59,8 @@ class Answering:
         status = 499
         try:
             stream, request = await self._ask(exchange, dialect, call)
-            status = 200
-            if request.stream:
-                await _relay(exchange, dialect, call, request, stream)
-            else:
-                await _whole(exchange, dialect, call, request, stream)
+            answer = _relay if request.stream else _whole
+            status = await answer(exchange, dialect, call, request, stream)
         except HeadraceError as error:
             status = error.http_status
             _refuse(exchange, dialect, call, error)
@@ -144,7 +141,7 @@ def _timeout(headers: Mapping[str, str]) -> float | None:
 # --- a whole answer ---------------------------------------------------------------------------------------------------
 
 
-async def _whole(exchange: Exchange, dialect: Dialect, call: Call, request: Request, stream: Stream) -> None:
+async def _whole(exchange: Exchange, dialect: Dialect, call: Call, request: Request, stream: Stream) -> int:
     frames: list[Frame] = []
     try:
         async for batch in stream:
@@ -163,6 +160,7 @@ async def _whole(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
             assemble([event for frame in frames for event in frame.events]), call.warnings
         )
     exchange.respond(200, JSON_TYPE + _answer_headers(call, whole=True), body)
+    return 200
 
 
 def _answer_headers(call: Call, *, whole: bool) -> bytes:
@@ -187,7 +185,8 @@ def _clean(text: str) -> str:
 # --- a stream ---------------------------------------------------------------------------------------------------------
 
 
-async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Request, stream: Stream) -> None:
+async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Request, stream: Stream) -> int:
+    """Returns the status for the ledger: what a stream that broke would have had, had it not begun with 200."""
     exchange.start(200, STREAM_TYPE + _answer_headers(call, whole=False))
     encoder = None
     ended = False
@@ -213,6 +212,7 @@ async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
         else:
             last = encoder or dialect.encoder(include_usage=False, model=str(call.target), id=call.id)
             exchange.finish(_receipt(call) + last.end())
+        return 200
     except HeadraceError as error:
         broken = error if isinstance(error, StreamBroken) else StreamBroken(error.message)
         exchange.finish(
@@ -221,6 +221,7 @@ async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
                 broken.kind, broken.message, status=broken.http_status, request_id=call.id
             )
         )
+        return broken.http_status
     finally:
         await stream.aclose()
 
