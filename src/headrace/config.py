@@ -53,6 +53,9 @@ __all__ = [
 ]
 
 FILE_NAME = "headrace.toml"
+IN_MEMORY = ":memory:"
+"""The path of a store that keeps nothing beyond the process."""
+
 LOCAL = "local"
 """The provider name of the embedded model; always there, configured by `[local]`."""
 
@@ -149,10 +152,10 @@ class GatewaySettings:
         workers: Processes, 1 to 256.
         max_body_bytes: Largest request body; 50 MiB holds the largest that a provider takes (OpenAI: 50 MB of files).
         max_header_bytes: Largest sum of request line and headers.
-        max_depth: Deepest nesting of JSON in a request.
+        max_depth: Deepest nesting of JSON in a request, 8 to 128; tools' schemas have some ten levels.
         drain_s: How long running requests may go on after a stop signal.
         header_timeout_s: How long a client may take to send its headers.
-        body_timeout_s: How long a client may take between two pieces of its body.
+        body_timeout_s: How long a client may take to send its body, beside a second for every 16 KiB of it.
         idle_timeout_s: How long a kept connection may be idle; above the 60 s of common load balancers, so that they
             and not we close it.
     """
@@ -163,7 +166,7 @@ class GatewaySettings:
     workers: int = 1
     max_body_bytes: int = 50 * 1024 * 1024
     max_header_bytes: int = 64 * 1024
-    max_depth: int = 200
+    max_depth: int = 128
     drain_s: float = 30.0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
@@ -177,9 +180,15 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
-    """Where the database file is; None keeps nothing beyond the process."""
+    """Where the database file is.
+
+    Attributes:
+        path: The file that was named; None when none was. The library then keeps nothing beyond the process.
+        usual: Where the gateway keeps its file when none was named; None when it was told to keep nothing.
+    """
 
     path: Path | None = None
+    usual: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1078,7 +1087,7 @@ def _gateway(found: _Report, root: _Table, keys: Mapping[str, KeySettings]) -> G
         workers=table.integer("workers", usual.workers, 1, 256),
         max_body_bytes=table.integer("max_body_bytes", usual.max_body_bytes, 1024, 1 << 30),
         max_header_bytes=table.integer("max_header_bytes", usual.max_header_bytes, 1024, 1 << 20),
-        max_depth=table.integer("max_depth", usual.max_depth, 8, 10_000),
+        max_depth=table.integer("max_depth", usual.max_depth, 8, 128),
         drain_s=table.duration("drain", usual.drain_s, zero=True),
         header_timeout_s=table.duration("header_timeout", usual.header_timeout_s),
         body_timeout_s=table.duration("body_timeout", usual.body_timeout_s),
@@ -1142,7 +1151,13 @@ def _store(root: _Table, folder: Path) -> StoreSettings:
     table = root.table("store", later="store")
     path = table.text("path")
     table.close()
-    return StoreSettings(path=None if path is None else _placed(path, folder, table.found.environ))
+    if path == IN_MEMORY:
+        return StoreSettings()
+    found = table.found
+    data = Path(value[1]) if (value := found.variable("XDG_DATA_HOME")) else _home(found.environ) / ".local/share"
+    return StoreSettings(
+        path=None if path is None else _placed(path, folder, found.environ), usual=data / "headrace/headrace.db"
+    )
 
 
 def _local(found: _Report, root: _Table, folder: Path) -> LocalSettings:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headrace.errors import Forbidden, HeadraceError, Malformed
+from headrace.gateway.depth import check_depth
 from headrace.tokens import estimate_chat
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ async def count_tokens(
         RequestError: The body is not a Messages request, its model is not known or not allowed.
     """
     body = exchange.body
+    check_depth(body, engine.settings.gateway.max_depth)
     route = engine.route(dialect.peek(body).model, dialect.name)
     if allowed and route.name not in allowed:
         raise Forbidden(f"this key may use {', '.join(sorted(allowed))}, not {route.name!r}")
