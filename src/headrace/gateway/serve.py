@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -136,6 +137,8 @@ def run(settings: Settings, *, as_json: bool = False, out: TextIO | None = None)
         StoreError: The store cannot be opened.
     """
     out = out if out is not None else sys.stdout
+    if settings.store.path is None:
+        settings = replace(settings, store=replace(settings.store, path=settings.store.usual))
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
