@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from headrace.clock import Clock, SystemClock, Timer, timeout_at
 from headrace.errors import ConfigError, ConnectFailed, ProviderTimeout
 from headrace.providers.connection import Connection, Response
+from headrace.providers.dial import dial
 from headrace.providers.origin import Origin
 from headrace.providers.proxy import Proxy, ProxyRules, Tunnel, TunnelRefused
 
@@ -26,8 +27,6 @@ IDLE_S = 55.0
 """How long an unused connection is kept: under the 60 s of common load balancers (AWS ALB), so that we close first."""
 MAX_IDLE_PER_ORIGIN = 100
 """Connections kept unused per origin; what the official SDKs keep."""
-HAPPY_EYEBALLS_S = 0.25
-"""Head start of the first address family (RFC 8305)."""
 _HEADS_KEPT = 256
 """Distinct method and path pairs whose encoded start is kept per origin."""
 
@@ -256,12 +255,14 @@ class HTTPTransport:
         self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, host: str, port: int, tls: bool
     ) -> None:
         context = self._context() if tls else None
-        if isinstance(loop, asyncio.BaseEventLoop):
+        sock = await dial(host, port)
+        try:
             await loop.create_connection(
-                lambda: protocol, host, port, ssl=context, happy_eyeballs_delay=HAPPY_EYEBALLS_S
+                lambda: protocol, sock=sock, ssl=context, server_hostname=host if tls else None
             )
-        else:  # uvloop tries the addresses one after the other and takes no such argument
-            await loop.create_connection(lambda: protocol, host, port, ssl=context)
+        except BaseException:
+            sock.close()
+            raise
 
     def _context(self) -> ssl.SSLContext:
         """Made once, at the first https origin: reading the authorities takes some 15 ms. Raises `ConfigError`."""
