@@ -1,0 +1,103 @@
+"""What a model's name means, and the order of the stack."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import headrace
+from headrace.engine import LAYERS, Engine, as_route
+from headrace.errors import UnknownModel
+from headrace.handler import Route
+from headrace.types import Target
+
+TOML = """
+[providers.vllm]
+base_url = "http://127.0.0.1:9/v1"
+[routes.smart]
+deadline = "9s"
+cascade = [{ target = "vllm/a", attempts = 4 }, "local/default"]
+"""
+
+
+def engine(tmp_path: Path, toml: str = TOML, **environ: str) -> Engine:
+    """An engine of its own; nothing is sent by these tests."""
+    path = tmp_path / "headrace.toml"
+    path.write_text(toml)
+    return Engine(headrace.load(path, environ=environ))
+
+
+def test_the_order_of_the_default_stack() -> None:
+    """The order is what the decision record says, and every place has a reason; the engine builds from this very table."""
+    assert [note.name for note in LAYERS] == [
+        "trace",
+        "deadline",
+        "identity",
+        "cascade",
+        "retry",
+        "ledger",
+        "timeout",
+        "provider",
+    ]
+    assert all(len(note.reason) > 20 for note in LAYERS)
+
+
+def test_names_of_models(tmp_path: Path) -> None:
+    """A route, provider/model, a comma-separated cascade, the embedded model."""
+    house = engine(tmp_path)
+    assert house.route("smart").cascade == (Target("vllm", "a", 4), Target("local", "default", 1))
+    assert house.route("vllm/org/model").cascade == (Target("vllm", "org/model", 3),)
+    assert [str(target) for target in house.route("vllm/x, local/default").cascade] == [
+        "vllm/x",
+        "local/default",
+    ]
+    assert house.route("smart") is house.route("smart")
+
+
+def test_a_bare_name_belongs_to_the_dialects_own_provider(tmp_path: Path) -> None:
+    """A client that names a model as its provider does is understood, in that provider's dialect only."""
+    house = engine(tmp_path, OPENAI_API_KEY="sk-test")
+    assert house.route("gpt-4o", "openai-chat").cascade == (Target("openai", "gpt-4o", 3),)
+    with pytest.raises(UnknownModel, match=r"openai/\.\.\."):
+        house.route("claude-sonnet-4-5", "anthropic")
+
+
+def test_without_any_key_a_bare_name_goes_to_the_embedded_model(tmp_path: Path) -> None:
+    """Somebody who has no key is answered by the local model; a name with a slash is still taken at its word."""
+    house = engine(tmp_path, "")
+    assert house.route("gpt-4o", "openai-chat").cascade == (Target("local", "default", 1),)
+    with pytest.raises(UnknownModel):
+        house.route("openai/gpt-4o", "openai-chat")
+
+
+def test_with_a_key_nothing_goes_to_the_embedded_model_unasked(tmp_path: Path) -> None:
+    """The weak model never stands in for a name nobody routed to it."""
+    house = engine(tmp_path, "", OPENAI_API_KEY="sk-test")
+    with pytest.raises(UnknownModel):
+        house.route("default", "anthropic")
+
+
+def test_levels_made_on_the_spot() -> None:
+    """A list keeps its order and attempts; a single named route keeps its rules."""
+    smart = Route(name="smart", cascade=(Target("a", "x", 2),), deadline_s=9.0)
+    routes = {"smart": smart, "b/y": Route(name="b/y", cascade=(Target("b", "y", 3),))}
+    assert as_route("smart", routes.__getitem__) is smart
+    made = as_route(["smart", ("b/y", 5)], routes.__getitem__)
+    assert made.cascade == (Target("a", "x", 2), Target("b", "y", 5))
+    with pytest.raises(ValueError, match="at least one level"):
+        as_route([], routes.__getitem__)
+    with pytest.raises(ValueError, match="must be 1 or more, not 0"):
+        as_route([("b/y", 0)], routes.__getitem__)
+
+
+def test_closing_an_engine_that_did_nothing(tmp_path: Path) -> None:
+    """It is safe, and safe again."""
+
+    async def main() -> None:
+        house = engine(tmp_path)
+        await house.aclose()
+        await house.aclose()
+
+    asyncio.run(main())
