@@ -9,7 +9,6 @@ import anthropic
 import openai
 from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-
 from tests.contract.recording import Kind
 from tests.contract.view import View, anthropic_message, of_anthropic, of_openai, openai_completion
 
@@ -101,9 +100,7 @@ class Caller:
 
     def _post(self, kind: Kind, body: bytes, stream: bool) -> Any:
         path = ENDPOINTS[kind]
-        options: Any = {
-            "headers": {"X-Stainless-Raw-Response": "true", "Content-Type": "application/json"}
-        }
+        options: Any = {"headers": {"X-Stainless-Raw-Response": "true", "Content-Type": "application/json"}}
         match kind:
             case "openai-chat":
                 return self._openai.post(

@@ -97,25 +97,24 @@ def committed() -> list[Recording]:
     return found
 
 
-def of_exchanges(exchanges: Iterable[Any]) -> list[Recording]:
-    """The recordings of the two APIs among what the replay server's loader gives."""
-    found: list[Recording] = []
+def of_exchanges(exchanges: Iterable[Any]) -> list[tuple[Recording, Any]]:
+    """The recordings of the two APIs among what the replay server's loader gives, each with the value it was made of."""
+    found: list[tuple[Recording, Any]] = []
     count: dict[str, int] = {}
     for exchange in exchanges:
         count[exchange.source] = number = count.get(exchange.source, 0) + 1
-        ends = [kind for end, kind in PATHS.items() if exchange.path.rstrip("/").endswith(end)]
-        if exchange.method != "POST" or not ends:
+        kinds = [kind for end, kind in PATHS.items() if exchange.path.rstrip("/").endswith(end)]
+        if exchange.method != "POST" or not kinds:
             continue
-        found.append(
-            Recording(
-                name=exchange.source if number == 1 else f"{exchange.source}#{number}",
-                kind=ends[0],
-                provider=exchange.provider,
-                request=exchange.req_body,
-                status=exchange.status,
-                headers=tuple((name, text) for name, text in exchange.headers),
-                body=exchange.body,
-                answered_stream=bool(exchange.stream),
-            )
+        recording = Recording(
+            name=exchange.source if number == 1 else f"{exchange.source}#{number}",
+            kind=kinds[0],
+            provider=exchange.provider,
+            request=exchange.req_body,
+            status=exchange.status,
+            headers=tuple((name, text) for name, text in exchange.headers),
+            body=exchange.body,
+            answered_stream=bool(exchange.stream),
         )
+        found.append((recording, exchange))
     return found

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 from tests.contract.recording import Recording
 
-__all__ = ["Provider", "Received", "replaying", "replaying_with"]
+__all__ = ["SHARED", "Provider", "Received", "load_shared", "replaying", "replaying_with"]
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+"""The folder beside the repository with every recording and the replay server that came with them."""
+
 
 NOT_REPLAYED = {
     "connection",
@@ -91,7 +98,7 @@ class _Own:
 class _Shared:
     """The replay server that came with the data, with one recording in its store at a time."""
 
-    def __init__(self, module: ModuleType, exchanges: dict[str, Any]) -> None:
+    def __init__(self, module: ModuleType, exchanges: Mapping[str, Any]) -> None:
         self.module = module
         self.exchanges = exchanges
         self.url = ""
@@ -117,6 +124,19 @@ class _Shared:
         ]
 
 
+def load_shared() -> tuple[ModuleType, list[Any]]:
+    """The replay server in `SHARED`, and every exchange that it can read there."""
+    spec = importlib.util.spec_from_file_location("replay_server", SHARED / "tools" / "replay_server.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the loader leaves its files to the collector
+        exchanges, unreadable = module.load([str(SHARED / "data" / "providers")], warn=False)
+    assert not unreadable, unreadable[:3]
+    return module, exchanges
+
+
 @contextmanager
 def replaying() -> Iterator[Provider]:
     """Our own replay server, in a thread until the block ends."""
@@ -129,7 +149,7 @@ def replaying() -> Iterator[Provider]:
 
 
 @contextmanager
-def replaying_with(module: ModuleType, exchanges: dict[str, Any]) -> Iterator[Provider]:
+def replaying_with(module: ModuleType, exchanges: Mapping[str, Any]) -> Iterator[Provider]:
     """The replay server in `module`; `exchanges` are its own values by the names of their recordings."""
     options = {
         "host": "127.0.0.1",

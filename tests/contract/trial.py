@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-
-from headrace import dialects
 from tests.contract.caller import COOKIE, ORGANIZATION, Answer, Caller
 from tests.contract.recording import Kind, Recording
 from tests.contract.replay import Provider, Received
 from tests.contract.running import serving
 from tests.contract.view import View
+
+from headrace import dialects
 
 __all__ = ["Bench", "Trial", "bench"]
 
@@ -61,7 +61,9 @@ class Trial:
 class Bench:
     """A provider, a gateway before it, and an application before each."""
 
-    def __init__(self, provider: Provider, direct: Caller, through: Caller, routes: dict[tuple[str, str], str]) -> None:
+    def __init__(
+        self, provider: Provider, direct: Caller, through: Caller, routes: dict[tuple[str, str], str]
+    ) -> None:
         self._provider = provider
         self._direct = direct
         self._through = through
@@ -135,7 +137,7 @@ def with_model(body: bytes, model: str) -> bytes:
         end = body.rindex(b"}")
         return body[:end] + b',"model":' + json.dumps(model).encode() + body[end:]
     wanted = {**asked, "model": model}
-    for spelled in {json.dumps(asked["model"]), json.dumps(asked["model"], ensure_ascii=False)}:
+    for spelled in (json.dumps(asked["model"]), json.dumps(asked["model"], ensure_ascii=False)):
         old, new = spelled.encode(), json.dumps(model).encode()
         at = body.find(old)
         while at >= 0:
@@ -158,12 +160,14 @@ def _different_request(recording: Recording, received: list[Received]) -> list[s
     if len(received) != 1:
         return [f"{len(received)} requests reached the provider"]
     body, expected = received[0].body, recording.request
-    if "model" not in recording.asked:
+    if not recording.asked.get("model"):
         expected = with_model(expected, recording.model)
     options = recording.asked.get("stream_options")
     if recording.kind == "openai-chat" and recording.stream and not (options or {}).get("include_usage"):
         if options is not None:
-            return [] if json.loads(body) == _asking_usage(recording.asked) else ["the request's members differ"]
+            return (
+                [] if json.loads(body) == _asking_usage(recording.asked) else ["the request's members differ"]
+            )
         end = expected.rindex(b"}")
         end = len(expected[:end].rstrip())
         expected = expected[:end] + b',"stream_options":{"include_usage":true}' + expected[end:]
@@ -247,7 +251,11 @@ def _leaks(recording: Recording, received: list[Received], answer: Answer, allow
         if names:
             found.append(f"headers sent to the provider: {sorted(names)}")
         sent = " ".join(request.headers.values())
-        if COOKIE in sent or ORGANIZATION in sent or request.headers.get(with_key, "").removeprefix("Bearer ") != PROVIDER_KEY:
+        if (
+            COOKIE in sent
+            or ORGANIZATION in sent
+            or request.headers.get(with_key, "").removeprefix("Bearer ") != PROVIDER_KEY
+        ):
             found.append("the caller's credentials reached the provider, or the provider's own did not")
     recorded = {name.lower() for name, _ in recording.headers}
     crossed = (answer.headers.keys() & recorded) - OF_HTTP - OWN
@@ -264,16 +272,19 @@ def _different_views(direct: Answer, asked: Answer) -> tuple[list[str], frozense
         return ([] if asked.error else ["a broken answer ended cleanly"]), frozenset()
     if direct.error:
         expected = expected_status(direct.status)
-        return ([] if asked.status == expected else [f"status {asked.status}, not {expected}: {asked.error_body}"]), frozenset()
+        return (
+            [] if asked.status == expected else [f"status {asked.status}, not {expected}: {asked.error_body}"]
+        ), frozenset()
     if asked.error:
         return [f"{asked.error} {asked.status}: {asked.error_body}"], frozenset()
     if not direct.events and not direct.whole:
         return ["nothing to compare"], frozenset()
     wanted, got = direct.view, asked.view
-    found: list[str] = []
-    for name in ("text", "thinking", "calls", "stop"):
-        if getattr(wanted, name) != getattr(got, name):
-            found.append(f"{name}: {getattr(got, name)!r:.200}, not {getattr(wanted, name)!r:.200}")
+    found = [
+        f"{name}: {getattr(got, name)!r:.200}, not {getattr(wanted, name)!r:.200}"
+        for name in ("text", "thinking", "calls", "stop")
+        if getattr(wanted, name) != getattr(got, name)
+    ]
     if not _same_usage(wanted, got):
         found.append(f"usage: {got.usage}, not {wanted.usage}")
     return found, wanted.features - got.features
