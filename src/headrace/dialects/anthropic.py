@@ -27,15 +27,18 @@ from headrace.dialects.wire import (
     INT,
     ITEMS,
     STR,
+    UNREADABLE,
     Members,
     Wrong,
+    check_utf8,
+    invalid_request,
     json,
     members_of,
     need,
     take,
     take_members,
 )
-from headrace.errors import InvalidRequest, Malformed, ProviderError
+from headrace.errors import Malformed, ProviderError
 from headrace.handler import Peek, reply_events
 from headrace.types import (
     Batch,
@@ -587,6 +590,7 @@ def _take_format(holder: Members, name: str, path: str) -> ResponseFormat | None
 
 
 def _decode_chat(body: bytes) -> Chat:
+    check_utf8(body)
     members = members_of(body, "body")
     model = need(members, "model", STR, "")
     system = _take_content(members, "system", "")
@@ -1127,20 +1131,17 @@ class Anthropic:
     def peek(self, body: bytes) -> Peek:
         """What the gateway must know before it decodes: the usage always comes. Raises `InvalidRequest`."""
         try:
-            if not body.isascii():
-                body.decode()
+            check_utf8(body)
             seen = _GLANCE.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _invalid(error) from None
+        except UNREADABLE as error:
+            raise invalid_request(error) from None
         return Peek(model=seen.model, stream=bool(seen.stream), wants_usage=True, max_tokens=seen.max_tokens)
 
     def decode_request(self, body: bytes) -> Chat:
         try:
             return _decode_chat(body)
-        except Wrong as error:
-            raise InvalidRequest(str(error), param=error.path) from None
-        except RecursionError:
-            raise InvalidRequest("the body nests too deep") from None
+        except (Wrong, *UNREADABLE) as error:
+            raise invalid_request(error) from None
 
     def encode_request(self, chat: Chat, warnings: list[str]) -> bytes:
         own = _own(chat.provider_details)
@@ -1219,8 +1220,8 @@ class Anthropic:
             if b"budget_tokens" in body:
                 try:
                     thinking = _BUDGET.decode(body).thinking
-                except msgspec.DecodeError as error:
-                    raise _invalid(error) from None
+                except UNREADABLE as error:
+                    raise invalid_request(error) from None
                 budget = None if thinking is None else thinking.get("budget_tokens")
                 if thinking is not None and isinstance(budget, int) and budget >= max_tokens:
                     fits = max_tokens > MIN_BUDGET
@@ -1230,6 +1231,7 @@ class Anthropic:
 
     def decode_reply(self, body: bytes) -> Reply:
         try:
+            check_utf8(body)
             members = members_of(body, "body")
             if "error" in members:
                 raise read_error(status=None, headers={}, body=body, dialect=NAME, now_wall=0.0)
@@ -1251,10 +1253,8 @@ class Anthropic:
                 usage=usage,
                 provider_details=_details(members, spelled),
             )
-        except Wrong as error:
+        except (Wrong, *UNREADABLE) as error:
             raise Malformed(f"not an answer of {NAME}: {error}", body=body, dialect=NAME) from None
-        except RecursionError:
-            raise Malformed(f"not an answer of {NAME}: nests too deep", body=body, dialect=NAME) from None
 
     def encode_reply(self, reply: Reply, warnings: list[str]) -> bytes:
         content: list[Any] = []
@@ -1300,12 +1300,6 @@ class Anthropic:
         return _sse("error", _error(kind, message, status, request_id))
 
 
-def _invalid(error: Exception) -> InvalidRequest:
-    """msgspec ends its message with the path: "... - at `$.model`"."""
-    found = re.search(r"`\$\.?([^`]*)`$", str(error)) or re.search(r"required field `([^`]*)`", str(error))
-    return InvalidRequest(str(error), param=found[1] or None if found else None)
-
-
 def _error(kind: str, message: str, status: int, request_id: str) -> dict[str, Any]:
     fallback = "invalid_request_error" if 400 <= status < 500 else "api_error"
     word = _ERROR_TYPES.get(kind) or _ERROR_TYPES_BY_STATUS.get(status, fallback)
@@ -1344,6 +1338,10 @@ class _Decoder:
             except ProviderError as error:
                 error.frames = frames
                 raise
+            except (Wrong, *UNREADABLE) as error:
+                broken = self._malformed(event, str(error))
+                broken.frames = frames
+                raise broken from None
         return frames
 
     def _frame(self, event: SSEEvent) -> Frame:
@@ -1354,6 +1352,7 @@ class _Decoder:
             return self._unusual(event, error)
         if type(wire) is _BlockDelta:
             if wire.index in self._held:
+                check_utf8(event.data)
                 self._held[wire.index][1].append(_ANY_DELTA.decode(event.data).delta)
                 return Frame((), raw, NAME)
             index = self._index.get(wire.index)
@@ -1396,6 +1395,7 @@ class _Decoder:
         data, raw = event.data, event.raw
         if event.comment:
             return Frame((Ping(),), raw, NAME)
+        check_utf8(data)
         if data.strip() == b"[DONE]":
             # Some gateways append it; the SDKs trip over it.
             return Frame((), raw, NAME, hidden=True)
@@ -1414,10 +1414,7 @@ class _Decoder:
             named = _encode({"type": event.name, **members})
             return self._frame(SSEEvent(event.name, named, raw))
         if kind == "content_block_delta":
-            try:
-                piece = _ANY_DELTA.decode(data)
-            except msgspec.DecodeError:
-                raise self._malformed(event, str(error)) from None
+            piece = _ANY_DELTA.decode(data)
             if piece.index in self._held:
                 self._held[piece.index][1].append(piece.delta)
                 return Frame((), raw, NAME)
@@ -1440,10 +1437,8 @@ class _Decoder:
         return (UsageReport(self._usage),)
 
     def _block_start(self, event: SSEEvent, wire: _BlockStart) -> tuple[Event, ...]:
-        try:
-            block = _decode_block(wire.content_block, "content_block")
-        except Wrong as error:
-            raise self._malformed(event, str(error)) from None
+        check_utf8(wire.content_block)
+        block = _decode_block(wire.content_block, "content_block")
         index = self._index[wire.index] = len(self._index)
         first: list[Event] = []
         match block:

@@ -11,7 +11,6 @@ calls without an index, or whose chunks repeat the id and the name; arguments as
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -27,15 +26,18 @@ from headrace.dialects.wire import (
     INT,
     ITEMS,
     STR,
+    UNREADABLE,
     Members,
     Wrong,
+    check_utf8,
+    invalid_request,
     json,
     members_of,
     need,
     take,
     take_members,
 )
-from headrace.errors import InvalidRequest, Malformed, ProviderError
+from headrace.errors import Malformed, ProviderError
 from headrace.handler import Peek, reply_events
 from headrace.types import (
     Batch,
@@ -245,23 +247,6 @@ _USAGE_MEMBERS = {
 _PARTS: msgspec.json.Decoder[str | list[_Part] | None] = msgspec.json.Decoder(str | list[_Part] | None)
 _EMPTY = (b"null", b"{}", b"[]")
 _NO_ERROR = (b"null", b"{}", b"[]", b'""', b"false")
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_AT = re.compile(r" - at `\$\.?(.*)`$")
-_MISSING = re.compile(r"missing required field `(\w+)`")
-
-
-def _no_request(error: Exception) -> InvalidRequest:
-    """The caller's body is not what it must be; the member's name is cut out of msgspec's words."""
-    if isinstance(error, Wrong):
-        return InvalidRequest(str(error), param=error.path or None)
-    text = str(error)
-    at = _AT.search(text)
-    if at is not None and at[1]:
-        return InvalidRequest(f"{at[1]}: {text[: at.start()]}", param=at[1])
-    missing = _MISSING.search(text)
-    if missing is not None:
-        return InvalidRequest(f"{missing[1]}: is required", param=missing[1])
-    return InvalidRequest(f"the body cannot be read: {text}")
 
 
 def _finish(word: str) -> FinishReason:
@@ -478,6 +463,7 @@ def _decode_tool(raw: Raw, path: str) -> Tool:
 
 
 def _decode_chat(body: bytes) -> Chat:
+    check_utf8(body)
     ask = members_of(body, "")
     model = need(ask, "model", STR, "")
     said = need(ask, "messages", ITEMS, "")
@@ -574,6 +560,7 @@ def _decode_format(ask: Members) -> ResponseFormat | None:
 
 
 def _decode_answer(body: bytes) -> Reply:
+    check_utf8(body)
     answer = members_of(body, "")
     if _is_error(answer.get("error"), answer.get("object")):
         raise read_error(status=None, headers={}, body=body, dialect=NAME, now_wall=0.0)
@@ -1112,7 +1099,7 @@ class _Decoder:
         except ProviderError as error:
             error.frames = batch
             raise
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             broken = Malformed(f"a chunk cannot be read: {error}", body=event.data, dialect=NAME)
             broken.frames = batch
             raise broken from None
@@ -1365,17 +1352,16 @@ class OpenAIChat:
 
     def _peek(self, body: bytes) -> _Peek:
         try:
-            if not body.isascii():
-                body.decode()
+            check_utf8(body)
             return _PEEK.decode(body)
-        except _UNREADABLE as error:
-            raise _no_request(error) from None
+        except UNREADABLE as error:
+            raise invalid_request(error) from None
 
     def decode_request(self, body: bytes) -> Chat:
         try:
             return _decode_chat(body)
-        except (Wrong, *_UNREADABLE) as error:
-            raise _no_request(error) from None
+        except (Wrong, *UNREADABLE) as error:
+            raise invalid_request(error) from None
 
     def encode_request(self, chat: Chat, warnings: list[str]) -> bytes:
         return _encode_chat(chat, warnings)
@@ -1405,7 +1391,7 @@ class OpenAIChat:
     def decode_reply(self, body: bytes) -> Reply:
         try:
             return _decode_answer(body)
-        except (Wrong, *_UNREADABLE) as error:
+        except (Wrong, *UNREADABLE) as error:
             raise Malformed(f"not a chat completion: {error}", body=body, dialect=NAME) from None
 
     def encode_reply(self, reply: Reply, warnings: list[str]) -> bytes:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
+
+from headrace.errors import InvalidRequest
 
 __all__ = [
     "BOOL",
@@ -13,8 +16,11 @@ __all__ = [
     "INT",
     "ITEMS",
     "STR",
+    "UNREADABLE",
     "Members",
     "Wrong",
+    "check_utf8",
+    "invalid_request",
     "json",
     "members_of",
     "need",
@@ -36,6 +42,12 @@ _OBJECT: msgspec.json.Decoder[Members] = msgspec.json.Decoder(Members)
 _OBJECT_OR_NULL: msgspec.json.Decoder[Members | None] = msgspec.json.Decoder(Members | None)
 _encode = msgspec.json.Encoder().encode
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading JSON from a stranger may raise."""
+
+_AT = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+
 
 class Wrong(Exception):
     """What stands at `path` (`messages[0].content`) is not what it must be; a dialect makes it the error of its side."""
@@ -43,6 +55,29 @@ class Wrong(Exception):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"{path}: {problem}" if path else problem)
         self.path = path
+
+
+def check_utf8(data: bytes | Raw) -> None:
+    """msgspec looks at no text that it does not decode: what is kept raw is checked here. Raises `UnicodeDecodeError`."""
+    data = bytes(data)
+    if not data.isascii():
+        data.decode()
+
+
+def invalid_request(error: Exception) -> InvalidRequest:
+    """The caller's body is not what it must be, as `Wrong` or msgspec say; the member's name is cut out of their words."""
+    if isinstance(error, Wrong):
+        return InvalidRequest(str(error), param=error.path or None)
+    text = str(error)
+    at = _AT.search(text)
+    if at is not None and at[1]:
+        return InvalidRequest(f"{at[1]}: {text[: at.start()]}", param=at[1])
+    missing = _MISSING.search(text)
+    if missing is not None:
+        return InvalidRequest(f"{missing[1]}: is required", param=missing[1])
+    if isinstance(error, RecursionError):
+        text = "it nests too deep"
+    return InvalidRequest(f"the body cannot be read: {text}")
 
 
 def members_of(raw: Raw | bytes, path: str) -> Members:
@@ -77,7 +112,7 @@ def json(value: Any) -> Raw:
 def _decode(decoder: msgspec.json.Decoder[T], raw: Raw | bytes, path: str) -> T:
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Wrong(path, str(error)) from None
     except RecursionError:
         raise Wrong(path, "nests too deep") from None
+    except UNREADABLE as error:
+        raise Wrong(path, str(error)) from None
