@@ -322,8 +322,8 @@ def test_paths_and_methods(gate: Gate, dialect: str) -> None:
     ):
         assert gate.http("POST", wrong, b"{}").status == 404, wrong
     with closing(http.client.HTTPConnection("127.0.0.1", gate.port, timeout=5)) as connection:
-        for path, status in (("/health", 200), ("/v1/models", 401), ("/nowhere", 404), (path, 405)):
-            connection.request("HEAD", path)
+        for other, status in (("/health", 200), ("/v1/models", 401), ("/nowhere", 404), (path, 405)):
+            connection.request("HEAD", other)
             response = connection.getresponse()
             assert response.status == status
             assert int(response.headers["content-length"]) > 0
