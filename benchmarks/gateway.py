@@ -755,7 +755,7 @@ def main() -> int:
         else:
             Path(options.json).write_text(text + "\n")
     if options.json != "-":
-        show(report, Console(width=None if sys.stdout.isatty() else 150))
+        show(report, Console(width=None if sys.stdout.isatty() else 160))
     failed = [row["key"] for row in report["rows"] if row["passed"] is False]
     return 1 if options.strict and failed else 0
 
