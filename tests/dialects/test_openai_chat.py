@@ -722,10 +722,22 @@ def test_mistral_thinks_in_parts() -> None:
             Usage(input_tokens=35, output_tokens=74, reasoning_tokens=62),
         ),
         ({"prompt_tokens": 5, "completion_tokens": None}, Usage(input_tokens=5)),
+        (
+            {"prompt_tokens": 298, "completion_tokens": 14, "prompt_tokens_details": {"cached_tokens": 387}},
+            Usage(input_tokens=298, output_tokens=14, cache_read_tokens=298),
+        ),
+        (
+            {
+                "prompt_tokens": 2168,
+                "completion_tokens": 100,
+                "prompt_tokens_details": {"cached_tokens": 2161, "cache_write_tokens": 2161},
+            },
+            Usage(input_tokens=2168, output_tokens=100, cache_read_tokens=2161, cache_write_tokens=7),
+        ),
     ],
 )
 def test_usage_of_each_kind(wire: dict[str, Any], usage: Usage) -> None:
-    """OpenAI, DeepSeek, xAI (thinking beside the completion) and Gemini (thinking in the total only)."""
+    """OpenAI, DeepSeek, xAI (thinking beside the completion), Gemini (thinking in the total only), parts beyond the whole."""
     assert DIALECT.decode_reply(answer({"content": "x"}, usage=wire)).usage == usage
     assert [e for e in events(chunk(choices=[], usage=wire)) if isinstance(e, UsageReport)] == [
         UsageReport(usage)
@@ -772,6 +784,25 @@ def test_signed_thinking_leaves_in_reasoning_details() -> None:
         {"type": "reasoning.encrypted", "data": "r", "index": 1},
     ]
     assert warnings == []
+    pieces = spell(reply_events(reply)).split(b"\n\n")[:-2]
+    deltas = [json.loads(piece[6:])["choices"][0]["delta"] for piece in pieces]
+    streamed = [detail for delta in deltas for detail in delta.get("reasoning_details", [])]
+    assert streamed == message["reasoning_details"]
+
+
+def test_an_old_function_call_is_a_call_in_a_whole_answer_too() -> None:
+    """It is named by its function, as its result will be, and comes back in the same form; an empty one is none."""
+    said = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    reply = DIALECT.decode_reply(answer(said))
+    assert [(call.id, call.name, call.arguments) for call in reply.tool_calls] == [("f", "f", "{}")]
+    again = json.loads(DIALECT.encode_reply(reply, []))["choices"][0]["message"]
+    assert again == {**said, "refusal": None}
+    history = asking(
+        {"role": "user", "content": "x"}, said, {"role": "function", "name": "f", "content": "1"}
+    )
+    assert encode(decode(history)) == (history, [])
+    empty = {"content": "4", "function_call": {"name": "", "arguments": ""}}
+    assert DIALECT.decode_reply(answer(empty)).tool_calls == ()
 
 
 @pytest.mark.parametrize(
@@ -1098,7 +1129,7 @@ replies = st.builds(
     st.none()
     | st.builds(
         Usage,
-        input_tokens=st.integers(0, 9),
+        input_tokens=st.integers(3, 9),
         output_tokens=st.integers(5, 9),
         cache_read_tokens=st.integers(0, 3),
         reasoning_tokens=st.integers(0, 5),

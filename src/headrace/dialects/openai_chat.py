@@ -219,11 +219,13 @@ class _Usage(Struct):
         if beside > 0 and reasoning in (0, beside):
             completion += beside
             reasoning = beside
+        # Parts are no larger than the whole, whatever a server says (Azure's Grok, OpenRouter's Gemini).
+        read = min(inside.cached_tokens or self.prompt_cache_hit_tokens or 0, prompt)
         return Usage(
             input_tokens=prompt,
             output_tokens=completion,
-            cache_read_tokens=inside.cached_tokens or self.prompt_cache_hit_tokens or 0,
-            cache_write_tokens=inside.cache_write_tokens or 0,
+            cache_read_tokens=read,
+            cache_write_tokens=min(inside.cache_write_tokens or 0, prompt - read),
             reasoning_tokens=reasoning,
         )
 
@@ -391,7 +393,28 @@ def _decode_said(said: Members, path: str) -> list[Block]:
     calls = take(said, "tool_calls", ITEMS, path)
     for index, raw in enumerate(calls or ()):
         blocks.append(_decode_call(raw, f"{path}.tool_calls[{index}]", len(blocks)))
+    if not calls:
+        blocks += _decode_function_call(said, path)
     return blocks
+
+
+def _decode_function_call(said: Members, path: str) -> list[Block]:
+    """The one call of the time before `tool_calls`. Its result names the function, so that the name is the call's id."""
+    raw = said.get("function_call")
+    function = take_members(said, "function_call", path)
+    if raw is None or function is None:
+        return []
+    path = f"{path}.function_call"
+    name = take(function, "name", STR, path)
+    if not name:  # Snowflake sends an empty one with every answer
+        said["function_call"] = raw
+        return []
+    try:
+        arguments = _arguments(function.pop("arguments", Raw()))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Wrong(f"{path}.arguments", str(error)) from None
+    details = _details(function, {"call": "function_call"})
+    return [ToolCall(id=name, name=name, arguments=arguments, provider_details=details)]
 
 
 def _decode_call(raw: Raw, path: str, index: int) -> Block:
@@ -759,6 +782,7 @@ def _encode_said(blocks: Iterable[Block], losses: _Losses) -> dict[str, Any]:
     calls: list[dict[str, Any] | Raw] = []
     thoughts: dict[str, list[str]] = {}
     refusals: list[str] = []
+    function: dict[str, Any] | None = None
     for block in blocks:
         match block:
             case Thinking(signature=None, redacted=None, text=text):
@@ -778,6 +802,9 @@ def _encode_said(blocks: Iterable[Block], losses: _Losses) -> dict[str, Any]:
             case Refusal(text=text):
                 losses.own(block.provider_details, "refusal")
                 refusals.append(text)
+            case ToolCall() if _spelled(block.provider_details, "call", "") == "function_call":
+                own = losses.own(block.provider_details, "tool call")
+                function = {"name": block.name, "arguments": block.arguments, **own}
             case ToolCall():
                 calls.append(_encode_call(block, losses))
             case Opaque(dialect=dialect, kind=kind, raw=raw) if dialect == NAME and kind.startswith(
@@ -791,13 +818,17 @@ def _encode_said(blocks: Iterable[Block], losses: _Losses) -> dict[str, Any]:
                 if part is not None:
                     parts.append(part)
     content = _joined(parts)
-    said: dict[str, Any] = {"content": content or None if calls or refusals or thoughts else content}
+    said: dict[str, Any] = {
+        "content": content or None if calls or function or refusals or thoughts else content
+    }
     if refusals:
         said["refusal"] = "".join(refusals)
     for member, texts in thoughts.items():
         said[member] = "\n".join(texts)
     if calls:
         said["tool_calls"] = calls
+    if function is not None:
+        said["function_call"] = function
     return said
 
 
@@ -1236,7 +1267,19 @@ class _Decoder:
 class _Encoder:
     """The chunks that spell an answer, as OpenAI sends them."""
 
-    __slots__ = ("_calls", "_head", "_id", "_include_usage", "_model", "_refused", "_tail", "_usage")
+    __slots__ = (
+        "_calls",
+        "_head",
+        "_id",
+        "_include_usage",
+        "_model",
+        "_refused",
+        "_signature",
+        "_tail",
+        "_thought",
+        "_thoughts",
+        "_usage",
+    )
 
     def __init__(self, *, include_usage: bool, model: str, id_: str) -> None:
         self._include_usage = include_usage
@@ -1245,6 +1288,8 @@ class _Encoder:
         self._usage: Usage | None = None
         self._calls: dict[int, int] = {}  # our index -> the wire's
         self._refused = False
+        self._thoughts = 0
+        self._thought = self._signature = ""
         self._head = b""
         # With usage asked for, every chunk but the last says that it has none.
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
@@ -1266,10 +1311,14 @@ class _Encoder:
             case Delta(kind="text", text=text):
                 return self._chunk(b'{"content":' + _encode(text) + b"}")
             case Delta(kind="thinking", text=text):
+                self._thought += text
                 return self._chunk(b'{"reasoning_content":' + _encode(text) + b"}")
             case Delta(index=index, kind="arguments", text=text):
                 piece = {"index": self._calls.get(index, 0), "function": {"arguments": text}}
                 return self._chunk(_encode({"tool_calls": [piece]}))
+            case Delta(kind="signature", text=text):
+                self._signature += text
+                return b""
             case Delta(kind="refusal", text=text):
                 self._refused = True
                 return self._chunk(b'{"refusal":' + _encode(text) + b"}")
@@ -1278,6 +1327,10 @@ class _Encoder:
                 return self._chunk(b'{"role":"assistant","content":""}')
             case BlockStart(index=index, block=block):
                 return self._block(index, block)
+            case BlockStop() if self._signature:
+                detail = {"type": "reasoning.text", "text": self._thought, "signature": self._signature}
+                self._signature = ""
+                return self._detail(detail)
             case Finish(reason=reason, raw=raw):
                 word = _finish_word(reason, raw, refused=self._refused)
                 return self._chunk(b"{}", _encode(word))
@@ -1304,12 +1357,21 @@ class _Encoder:
                 return self._chunk(_encode({"tool_calls": [call]}))
             case Text(text=text) if text:
                 return self.feed(Delta(index, "text", text))
-            case Thinking(text=text) if text:
-                return self.feed(Delta(index, "thinking", text))
+            case Thinking(redacted=None, text=text, signature=signature):
+                self._thoughts += 1
+                self._thought, self._signature = "", signature or ""
+                return self.feed(Delta(index, "thinking", text)) if text else b""
+            case Thinking(redacted=redacted):
+                self._thoughts += 1
+                return self._detail({"type": "reasoning.encrypted", "data": redacted})
             case Refusal(text=text) if text:
                 return self.feed(Delta(index, "refusal", text))
             case _:
                 return b""
+
+    def _detail(self, detail: dict[str, Any]) -> bytes:
+        """A thinking block that is whole, as it stands in an answer that is not streamed."""
+        return self._chunk(_encode({"reasoning_details": [{**detail, "index": self._thoughts - 1}]}))
 
     def _chunk(self, delta: bytes, finish: bytes = b"null") -> bytes:
         return (
