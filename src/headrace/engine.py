@@ -87,13 +87,13 @@ class Engine:
         *,
         clock: Clock | None = None,
         random: Callable[[], float] = _chance.random,
-        new_id: Callable[[], str] = lambda: f"req_{secrets.token_hex(12)}",
+        new_id: Callable[[], str] | None = None,
         transport: Transport | None = None,
         store: Store | None = None,
     ) -> None:
         self.settings = settings
         self.clock: Clock = clock if clock is not None else SystemClock()
-        self.new_id = new_id
+        self.new_id = new_id if new_id is not None else self._next_id
         self.catalog = Catalog.from_settings(settings.prices)
         self.store: Store = store if store is not None else _open_store(settings)
         self.transport: Transport = (
@@ -140,6 +140,10 @@ class Engine:
             stream=stream,
             on_end=[self._record_call],
         )
+
+    def _next_id(self) -> str:
+        """Milliseconds, then 56 random bits: ids of one time stand together in the store's indexes."""
+        return f"req_{int(self.clock.wall() * 1000):011x}{secrets.token_hex(7)}"
 
     def _record_call(self, call: Call) -> None:
         self.store.record_call(call)

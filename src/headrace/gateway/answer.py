@@ -12,6 +12,8 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from headrace.call import Call, format_usd
 from headrace.errors import (
     AllTargetsFailed,
@@ -179,6 +181,8 @@ def _answer_headers(call: Call, *, whole: bool) -> bytes:
 
 def _clean(text: str) -> str:
     """`text` as a header value: one line of printable ASCII, at most 2,000 characters."""
+    if len(text) <= 2000 and text.isascii() and text.isprintable():
+        return text
     return "".join(c if " " <= c <= "~" else "?" for c in text[:2000])
 
 
@@ -248,11 +252,24 @@ def _receipt(call: Call) -> bytes:
 
 def _refuse(exchange: Exchange, dialect: Dialect, call: Call, error: HeadraceError) -> None:
     status = error.http_status
-    if isinstance(error, ProviderError) and error.dialect == dialect.name and error.http and error.body:
+    if (
+        isinstance(error, ProviderError)
+        and error.dialect == dialect.name
+        and error.http
+        and _is_object(error.body)
+    ):
         status, body = error.http, error.body
     else:
         body = dialect.encode_error(error.kind, error.message, status=status, request_id=call.id)
     exchange.respond(status, JSON_TYPE + error_headers(error) + _answer_headers(call, whole=True), body)
+
+
+def _is_object(body: bytes) -> bool:
+    """Whether a provider's error is its own: not the page of a proxy before it, and not cut."""
+    try:
+        return type(msgspec.json.decode(body)) is dict
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def error_headers(error: HeadraceError) -> bytes:

@@ -37,6 +37,9 @@ PRICED_PROVIDERS = frozenset(
 )
 """The providers that have a data file."""
 
+PRICED_KEPT = 4096
+"""Names whose model is remembered for `Catalog.cost`; a caller may name anything, so there is a bound."""
+
 _DATE = re.compile(r"[-@](19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])$")
 _REVISION = re.compile(r"-0\d\d$")
 _PREFIXES = MappingProxyType({"gemini": "models/", "fireworks": "accounts/fireworks/models/"})
@@ -89,11 +92,12 @@ class Catalog:
         ConfigError: An override's name is not `provider/model`, or its figures are wrong (`ModelOverride`).
     """
 
-    __slots__ = ("_files", "_models", "_overrides")
+    __slots__ = ("_files", "_models", "_overrides", "_priced")
 
     def __init__(self, overrides: Mapping[str, ModelOverride] | None = None) -> None:
         self._files: dict[str, _File] = {}
         self._models: dict[tuple[str, str], Model] = {}
+        self._priced: dict[tuple[str, str], Model | None] = {}
         self._overrides: dict[tuple[str, str], tuple[ModelOverride, str]] = {}
         for name, override in (overrides or {}).items():
             provider, slash, model = name.partition("/")
@@ -148,7 +152,13 @@ class Catalog:
 
     def cost(self, provider: str, model: str, usage: Usage) -> Nanodollars | None:
         """What `usage` costs at the model (`Model.cost`); None if the model or its price is unknown."""
-        found = self.model(provider, model)
+        key = (provider, model)
+        try:
+            found = self._priced[key]
+        except KeyError:
+            if len(self._priced) >= PRICED_KEPT:
+                self._priced.clear()
+            found = self._priced[key] = self.model(provider, model)
         return None if found is None else found.cost(usage)
 
     def models(self, provider: str) -> tuple[str, ...]:

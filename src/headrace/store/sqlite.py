@@ -32,7 +32,7 @@ from headrace.store.schema import connect, prepare
 
 __all__ = ["SQLiteStore"]
 
-LINGER_S = 0.01
+LINGER_S = 0.05
 """How long the writer gathers rows after the first: one sync for all of them, and one wake-up of the thread."""
 
 BATCH_ROWS = 4096
