@@ -38,7 +38,8 @@ class Attempt(msgspec.Struct, kw_only=True):
 
     Times are seconds; `started_at` on the clock's monotonic scale, `started_wall` since 1970; `waited_s` is the wait before
     the attempt, `first_content_s` and `duration_s` count from its start. Costs are nano-dollars, None while unknown;
-    `wasted` is the part of `cost` that bought nothing the caller received. `last_content_at` is on the monotonic scale, moved on
+    `wasted` is the part of `cost` that bought nothing the caller received; `estimated` marks a cost that is an upper bound, since
+    the provider may have charged for tokens that it did not report. `last_content_at` is on the monotonic scale, moved on
     by the time in which nobody was `reading`.
     """
 
@@ -57,6 +58,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     usage: Usage | None = None
     cost: Nanodollars | None = None
     wasted: Nanodollars | None = 0
+    estimated: bool = False
     first_content_s: float | None = None
     last_content_at: float = 0.0
     reading: bool = True

@@ -13,6 +13,8 @@ The class says whose fault it was; `disposition` says what to do::
     ├── Refused                 our own policy
     │   ├── RateLimited
     │   ├── BudgetExceeded
+    │   │   └── Unpriced        nobody knows what the target costs, and a budget in money is hard
+    │   ├── BudgetUnavailable   the store cannot say what is left
     │   ├── DeadlineExceeded
     │   └── ShuttingDown
     ├── ConfigError             the configuration, or how Headrace was called
@@ -57,6 +59,7 @@ __all__ = [
     "AllTargetsFailed",
     "BodyTooLarge",
     "BudgetExceeded",
+    "BudgetUnavailable",
     "ConfigError",
     "ConnectFailed",
     "ContentFiltered",
@@ -89,6 +92,7 @@ __all__ = [
     "Transient",
     "Unauthorized",
     "UnknownModel",
+    "Unpriced",
     "Unsupported",
     "What",
     "disposition",
@@ -181,10 +185,57 @@ class RateLimited(Refused):
 
 
 class BudgetExceeded(Refused):
-    """The request could cost more than is left."""
+    """The attempt could cost more than is left.
+
+    402, since neither official SDK asks again for it (OpenAI's raises `APIStatusError`, Anthropic's `PaymentRequiredError`).
+
+    Attributes:
+        budget: Whose budget it is (`key dev`, `this request`).
+        unit: `usd` or `tokens`; the three amounts are nano-dollars or tokens.
+        limit: The whole budget.
+        used: What is spent or reserved of it.
+        needed: What the attempt could cost at most.
+        renewed_wall: When the window ends, seconds since 1970; None if never.
+        downgrade: Whether the next target may be tried.
+    """
 
     status = 402
     kind = "budget_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        budget: str = "",
+        unit: str = "usd",
+        limit: int = 0,
+        used: int = 0,
+        needed: int = 0,
+        renewed_wall: float | None = None,
+        downgrade: bool = False,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.budget = budget
+        self.unit = unit
+        self.limit = limit
+        self.used = used
+        self.needed = needed
+        self.renewed_wall = renewed_wall
+        self.downgrade = downgrade
+
+
+class Unpriced(BudgetExceeded):
+    """The target has no price and a hard budget in money holds: what it would cost cannot be bounded."""
+
+    kind = "unpriced_target"
+
+
+class BudgetUnavailable(Refused):
+    """A budget holds and the store cannot say what is left of it: refused rather than spent unseen."""
+
+    status = 503
+    kind = "budget_unavailable"
 
 
 class DeadlineExceeded(Refused):
@@ -441,6 +492,8 @@ def disposition(error: HeadraceError, *, translated: bool = False, on_refusal: s
     target; `true` does not make a final error retryable, since final means that it cannot help.
     """
     match error:
+        case BudgetExceeded():
+            return Disposition(What.NEXT if error.downgrade else What.STOP)
         case ContentFiltered() | ModelRefused():
             return Disposition(What.NEXT if on_refusal == "next" else What.STOP)
         case ProviderRejected():

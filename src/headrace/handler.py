@@ -14,12 +14,13 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from headrace.call import Attempt, Call
+from headrace.call import Attempt, Call, Nanodollars
 from headrace.types import (
     Batch,
     Block,
     BlockStart,
     BlockStop,
+    Budget,
     Chat,
     Complete,
     Delta,
@@ -183,7 +184,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A named cascade with its rules; all durations in seconds.
 
     `deadline_s` spans attempts, sleeps and everything else. A wait above `max_wait_s` goes to the next level at once; only
-    the last level waits longer. `on_refusal`: `stop` or `next`.
+    the last level waits longer. `on_refusal`: `stop` or `next`. `max_cost` bounds one request, `budgets` all of the route's in
+    their windows; with `downgrade` an attempt that does not fit goes on to the next target.
     """
 
     name: str
@@ -195,6 +197,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     max_wait_s: float = 5.0
     max_output_tokens: int | None = None
     on_refusal: str = "stop"
+    budgets: tuple[Budget, ...] = ()
+    max_cost: Nanodollars | None = None
+    downgrade: bool = False
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,7 +207,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `headers` are those of the caller that a provider of the same dialect is to see (`anthropic-beta`, ...). `deadline` is a
     time on the clock's monotonic scale, `timeout_s` what the caller asked for. `max_tokens` is an output
-    limit that Headrace itself imposes, None for none. `allowed_routes` empty means all. `target` and `attempt` are set by the cascade and the retry layer.
+    limit that Headrace itself imposes, None for none. `allowed_routes` empty means all. `budgets` are those of the caller's key,
+    `max_cost` is what the caller lets this request cost at most, `account` what the budget layer opened. `target` and `attempt` are set by the cascade and the retry layer.
     """
 
     body: Body
@@ -215,6 +221,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     max_tokens: int | None = None
     allowed_routes: frozenset[str] = frozenset()
+    budgets: tuple[Budget, ...] = ()
+    max_cost: Nanodollars | None = None
+    account: object | None = None
     last_level: bool = True
     target: Target | None = None
     attempt: Attempt | None = None

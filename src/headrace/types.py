@@ -21,6 +21,7 @@ __all__ = [
     "Block",
     "BlockStart",
     "BlockStop",
+    "Budget",
     "CacheHint",
     "Chat",
     "Complete",
@@ -396,6 +397,22 @@ class Target(Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.provider}/{self.model}"
+
+
+class Budget(Struct, frozen=True, kw_only=True):
+    """How much may be spent in a window, by whoever it is declared for.
+
+    `amount` is nano-dollars for the unit `usd`, input and output together for `tokens`. A hard budget is never overdrawn; a soft
+    one only warns. `downgrade`: what does not fit goes on to the next target instead of being refused. Days and months
+    begin at midnight in `zone` (an IANA name); minutes and hours are those of UTC.
+    """
+
+    unit: Literal["usd", "tokens"]
+    amount: int
+    window: Literal["minute", "hour", "day", "month"]
+    hard: bool = True
+    downgrade: bool = False
+    zone: str = "UTC"
 
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
