@@ -165,24 +165,29 @@ def test_a_provider_that_dies_in_the_middle(gate: Gate, client: str, provider: s
     said = receipt(got.body)
     assert said["request_id"] == report["id"] and said["attempts"] == 1
 
-    seen = ""
+    seen: list[str] = []
     module: Any = openai if client == "openai" else anthropic
+    with pytest.raises(module.APIError):
+        read_with_sdk(gate, client, f"{provider}/m", headers, seen)
+    assert len(gate.provider.requests) == 2  # what has begun is not begun again, by nobody
+    if fault is not DEATHS["cut in a call"]:
+        assert "".join(seen).startswith("one ")
+
+
+def read_with_sdk(gate: Gate, client: str, model: str, headers: dict[str, str], seen: list[str]) -> None:
+    """Streams with `client`'s SDK and puts the text into `seen`."""
     arguments: Any = {
-        "model": f"{provider}/m",
+        "model": model,
         "messages": [{"role": "user", "content": "hi"}],
         "extra_headers": headers,
     }
-    with pytest.raises(module.APIError):
-        if client == "openai":
-            for chunk in gate.oai.chat.completions.create(stream=True, **arguments):
-                seen += chunk.choices[0].delta.content or "" if chunk.choices else ""
-        else:
-            with gate.ant.messages.stream(max_tokens=9, **arguments) as events:
-                for text in events.text_stream:
-                    seen += text
-    assert len(gate.provider.requests) == 2  # what has begun is not begun again, by nobody
-    if "f" not in str(fault):
-        assert seen.startswith("one ")
+    if client == "openai":
+        for chunk in gate.oai.chat.completions.create(stream=True, **arguments):
+            seen += [choice.delta.content or "" for choice in chunk.choices]
+    else:
+        with gate.ant.messages.stream(max_tokens=9, **arguments) as events:
+            for text in events.text_stream:
+                seen.append(text)
 
 
 CHUNK = b'data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"m","choices":[%b]}\n\n'
@@ -234,12 +239,11 @@ def test_any_cut_of_the_bytes_gives_the_same_stream(gate: Gate, client: str, pro
 
     def plain(body: bytes) -> list[Any]:
         events = [event.partition(b"data: ")[2] for event in body.split(b"\n\n")]
-        texts = [
+        return [
             re.sub(rb'"(id|tool_call_id)":"[^"]*"|"created":\d+', b'"x":0', event)
             for event in events
             if event
         ]
-        return texts
 
     assert plain(got[0]) == plain(got[1])
     assert LAST[client] in got[1]
@@ -271,7 +275,7 @@ def test_the_receipt(gate: Gate, client: str, provider: str) -> None:
 def test_usage_only_for_those_who_ask(gate: Gate, provider: str, asked: bool | None) -> None:
     """We always ask the provider, for the ledger; the client sees the usage chunk only if it asked itself."""
     gate.provider.script(ONE_TWO)
-    more = {} if asked is None else {"stream_options": {"include_usage": asked}}
+    more: Any = {} if asked is None else {"stream_options": {"include_usage": asked}}
     got = gate.post("openai", ask("openai", f"{provider}/m", stream=True, **more))
     chunks = [
         json.loads(event.removeprefix(b"data: "))
@@ -339,7 +343,7 @@ def test_a_slow_reader_holds_the_provider_back(gate: Gate, client: str, provider
                 ]
             )
             assert sum(held) < 1_000_000
-        assert sum(flood.sent) < 14_000_000, "the provider got rid of nearly everything"
+        assert sum(flood.sent) < 10_000_000, "the provider got rid of nearly everything"
         length, tail = 0, b""
         while LAST[client] not in tail:
             piece = sock.recv(1 << 20)
