@@ -42,6 +42,7 @@ from headrace.types import (
 
 __all__ = [
     "Body",
+    "ContextPolicy",
     "Dialect",
     "Handler",
     "Layer",
@@ -180,12 +181,36 @@ class Body:
         return dialect.encode_request(msgspec.structs.replace(chat, **changes), warnings), warnings
 
 
+class ContextPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a route packs conversations; see `headrace.context` and docs/context.md.
+
+    `budget` is the most input tokens of a request, None for what the target's window leaves. All others are shares, 0 to 1:
+    `trigger` and `target` of what remains of the budget once system, tools and pins are in it, `summary`, `recall` and
+    `documents` of the same, `recall_turn` of the recall section that is left for one turn, `margin` of the window. `output` is
+    kept free for the answer, in tokens, where the request says nothing; `keep_results` are the newest tool outputs that stay
+    whole. `document_paths` are text files.
+    """
+
+    budget: int | None = None
+    trigger: float = 0.85
+    target: float = 0.45
+    summary: float = 0.15
+    recall: float = 0.2
+    documents: float = 0.1
+    recall_turn: float = 0.5
+    margin: float = 0.02
+    output: int = 4096
+    keep_results: int = 3
+    document_paths: tuple[str, ...] = ()
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A named cascade with its rules; all durations in seconds.
 
     `deadline_s` spans attempts, sleeps and everything else. A wait above `max_wait_s` goes to the next level at once; only
     the last level waits longer. `on_refusal`: `stop` or `next`. `max_cost` bounds one request, `budgets` all of the route's in
-    their windows; with `downgrade` an attempt that does not fit goes on to the next target.
+    their windows; with `downgrade` an attempt that does not fit goes on to the next target. `context`
+    None: conversations are sent as they are.
     """
 
     name: str
@@ -197,6 +222,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     max_wait_s: float = 5.0
     max_output_tokens: int | None = None
     on_refusal: str = "stop"
+    context: ContextPolicy | None = None
     budgets: tuple[Budget, ...] = ()
     max_cost: Nanodollars | None = None
     downgrade: bool = False
