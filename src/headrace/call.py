@@ -15,7 +15,7 @@ import msgspec
 from headrace.errors import ProviderError
 from headrace.types import FinishReason, Target, Usage
 
-__all__ = ["Attempt", "Call", "Outcome", "format_usd"]
+__all__ = ["Attempt", "Cached", "Call", "Outcome", "format_usd"]
 
 Outcome = Literal["pending", "ok", "error", "broken", "cancelled"]
 """`broken`: the stream died after its first content. `cancelled`: the caller left, or another attempt won."""
@@ -98,6 +98,48 @@ class Attempt(msgspec.Struct, kw_only=True):
         return f"{self.target}: {status}{said}{took}{waited}{why}"
 
 
+class Cached(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache made of a call.
+
+    Attributes:
+        tier: Where the answer was found: `exact`, `canonical`, `semantic`, or `flight` (an identical request was under way); empty
+            when it was not.
+        why: Why the cache was not asked, or not used.
+        entry: The id of the entry; `target` is who had answered, `age_s` how long ago.
+        p, tau: The probability that the answer is right, and the least that is served; of the semantic tier.
+        state: Where `tau` comes from: `prior`, `certified`, `infeasible` or `shadow`.
+        vetoes: The nearest entries that a guard turned down, as `guard` each.
+        saved: Nano-dollars that asking would have cost, None where unknown.
+    """
+
+    tier: str = ""
+    why: str = ""
+    entry: str = ""
+    target: str = ""
+    age_s: float = 0.0
+    p: float | None = None
+    tau: float | None = None
+    state: str = ""
+    vetoes: tuple[str, ...] = ()
+    saved: Nanodollars | None = None
+
+    def detail(self) -> str:
+        """One line: `tier=semantic; p=0.9981; tau=0.9900; age=12`."""
+        said: list[tuple[str, object]] = [
+            ("tier", self.tier),
+            ("why", self.why),
+            ("entry", self.entry),
+            ("target", self.target),
+            ("state", self.state),
+            ("p", "" if self.p is None else f"{self.p:.4f}"),
+            ("tau", "" if self.tau is None else f"{self.tau:.4f}"),
+            ("veto", ",".join(self.vetoes)),
+        ]
+        if self.tier:
+            said += [("age", int(self.age_s)), ("saved-usd", format_usd(self.saved))]
+        return "; ".join(f"{name}={value}" for name, value in said if value != "")
+
+
 class Call(msgspec.Struct, kw_only=True):
     """One logical call. `purpose` is `answer`, or why Headrace itself asks (`summary`, `judge`, `audit`, `reask`)."""
 
@@ -115,6 +157,7 @@ class Call(msgspec.Struct, kw_only=True):
     stream: bool = False
     dialect: str = ""
     cache: str = "bypass"
+    cached: Cached | None = None
     attempts: list[Attempt] = []
     warnings: list[str] = []
     status: int | None = None

@@ -42,6 +42,7 @@ from headrace.types import (
 
 __all__ = [
     "Body",
+    "CachePolicy",
     "ContextPolicy",
     "Dialect",
     "Handler",
@@ -181,6 +182,29 @@ class Body:
         return dialect.encode_request(msgspec.structs.replace(chat, **changes), warnings), warnings
 
 
+class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a route allows the cache; all durations in seconds.
+
+    Attributes:
+        semantic: Answers may be served to questions that are worded differently.
+        max_wrong: The share of answers so served that may be wrong, from 0 (none are served) to 0.5.
+        ttl_s: How long an answer lives; `volatile_ttl_s` one to a question about weather, news or "today"; `fallback_ttl_s` one
+            that came from below the first level of the cascade.
+        max_temperature: A request that states a higher temperature wants variety and is not answered from the cache.
+        max_entry_bytes: The longest answer that is kept.
+        lookup_s: What a lookup may take; a slower one is a miss.
+    """
+
+    semantic: bool = False
+    max_wrong: float = 0.01
+    ttl_s: float = 86_400.0
+    volatile_ttl_s: float = 60.0
+    fallback_ttl_s: float = 300.0
+    max_temperature: float = 0.0
+    max_entry_bytes: int = 1 << 20
+    lookup_s: float = 0.005
+
+
 class ContextPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How a route packs conversations; see `headrace.context` and docs/context.md.
 
@@ -223,6 +247,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     on_refusal: str = "stop"
     context: ContextPolicy | None = None
+    cache: CachePolicy | None = None
     budgets: tuple[Budget, ...] = ()
     max_cost: Nanodollars | None = None
     downgrade: bool = False
@@ -233,7 +258,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `headers` are those of the caller that a provider of the same dialect is to see (`anthropic-beta`, ...). `deadline` is a
     time on the clock's monotonic scale, `timeout_s` what the caller asked for. `max_tokens` is an output
-    limit that Headrace itself imposes, None for none. `allowed_routes` empty means all. `budgets` are those of the caller's key,
+    limit that Headrace itself imposes, None for none. `cache_control` is the caller's `Cache-Control`. `allowed_routes` empty means all. `budgets` are those of the caller's key,
     `max_cost` is what the caller lets this request cost at most, `account` what the budget layer opened. `target` and `attempt` are set by the cascade and the retry layer.
     """
 
@@ -246,6 +271,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     wants_usage: bool = False
     timeout_s: float | None = None
     max_tokens: int | None = None
+    cache_control: str = ""
     allowed_routes: frozenset[str] = frozenset()
     budgets: tuple[Budget, ...] = ()
     max_cost: Nanodollars | None = None
