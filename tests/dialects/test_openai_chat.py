@@ -768,6 +768,9 @@ def test_a_reply_keeps_what_it_does_not_know() -> None:
     assert warnings == ["openai-chat: reply x dropped"]
 
 
+CLAUDE = "anthropic-claude-v1"
+
+
 def test_signed_thinking_leaves_in_reasoning_details() -> None:
     """Signatures and redacted thinking are handed out as OpenRouter does."""
     reply = Reply(
@@ -780,14 +783,24 @@ def test_signed_thinking_leaves_in_reasoning_details() -> None:
     message = json.loads(DIALECT.encode_reply(reply, warnings))["choices"][0]["message"]
     assert message["reasoning_content"] == "t" and message["content"] == "x"
     assert message["reasoning_details"] == [
-        {"type": "reasoning.text", "text": "t", "signature": "s", "index": 0},
-        {"type": "reasoning.encrypted", "data": "r", "index": 1},
+        {"type": "reasoning.text", "text": "t", "signature": "s", "format": CLAUDE, "index": 0},
+        {"type": "reasoning.encrypted", "data": "r", "format": CLAUDE, "index": 1},
     ]
     assert warnings == []
     pieces = spell(reply_events(reply)).split(b"\n\n")[:-2]
     deltas = [json.loads(piece[6:])["choices"][0]["delta"] for piece in pieces]
     streamed = [detail for delta in deltas for detail in delta.get("reasoning_details", [])]
     assert streamed == message["reasoning_details"]
+
+
+def test_content_of_an_answer_is_a_string() -> None:
+    """Several texts are one, as the API answers; parts that are not plain text stay parts."""
+    texts = (Text(text="a"), Text(text="b\n"))
+    message = json.loads(DIALECT.encode_reply(Reply(content=texts), []))["choices"][0]["message"]
+    assert message["content"] == "ab\n"
+    thought = Thinking(text="t", provider_details=Details("openai-chat", {}, {"thinking": "part"}))
+    message = json.loads(DIALECT.encode_reply(Reply(content=(thought, *texts)), []))["choices"][0]["message"]
+    assert [part["type"] for part in message["content"]] == ["thinking", "text", "text"]
 
 
 def test_an_old_function_call_is_a_call_in_a_whole_answer_too() -> None:

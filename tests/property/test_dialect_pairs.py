@@ -6,13 +6,14 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
 from headrace.dialects.anthropic import ANTHROPIC
 from headrace.dialects.openai_chat import OPENAI_CHAT
-from headrace.handler import Dialect, assemble
+from headrace.handler import Dialect, assemble, reply_events
 from headrace.types import (
     Block,
     BlockStart,
@@ -29,6 +30,7 @@ from headrace.types import (
     ResponseFormat,
     Start,
     Text,
+    Thinking,
     Tool,
     ToolCall,
     ToolChoice,
@@ -312,3 +314,85 @@ def test_blocks_begin_grow_and_end_in_order(stream: tuple[Reply, list[Event]]) -
                 case _:
                     pass
         assert sorted(ended) == begun
+
+
+# --- thinking ---------------------------------------------------------------------------------------------------------
+
+
+def handed_back(dialect: Dialect, answer: bytes, *, streamed: bool) -> dict[str, Any]:
+    """The message that an OpenAI client sends in the next turn, having kept all of the answer that it got."""
+    first = dialect.decode_reply(answer)
+    if not streamed:
+        message: dict[str, Any] = json.loads(B.encode_reply(first, []))["choices"][0]["message"]
+        return message
+    whole: dict[str, Any] = {}
+    for line in spoken(B, reply_events(first)).splitlines():
+        if line.startswith(b"data: {"):
+            for choice in json.loads(line[6:])["choices"]:
+                for name, value in choice["delta"].items():
+                    whole[name] = value if name == "role" or name not in whole else whole[name] + value
+    return whole
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_thinking_survives_an_openai_client(streamed: bool) -> None:
+    """Signed and redacted thinking of Claude goes through a client of chat completions and is back in the next request, byte
+    for byte, without a warning."""
+    thinking = [
+        {"type": "thinking", "thinking": 'I "think" ä \n', "signature": "Eq+/=="},
+        {"type": "redacted_thinking", "data": "Zm9v=="},
+        {"type": "thinking", "thinking": "", "signature": "omitted"},
+    ]
+    said = [
+        *thinking,
+        {"type": "text", "text": "Yes."},
+        {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+    ]
+    answer = {"id": "m", "model": "c", "content": said, "stop_reason": "tool_use"}
+    message = handed_back(A, json.dumps(answer).encode(), streamed=streamed)
+    if streamed:
+        (call,) = message["tool_calls"][:1]
+        message["tool_calls"] = [{**call, "function": {"name": "f", "arguments": "{}"}}]
+    result = {"role": "tool", "tool_call_id": "t", "content": "1"}
+    ask = {"model": "c", "max_tokens": 9, "messages": [{"role": "user", "content": "?"}, message, result]}
+    chat = B.decode_request(json.dumps(ask).encode())
+    warnings: list[str] = []
+    sent = json.loads(A.encode_request(chat, warnings))
+    assert sent["messages"][1] == {"role": "assistant", "content": said}
+    assert warnings == []
+    # A target of the same dialect gets what the client wrote.
+    again = json.loads(B.encode_request(chat, warnings))["messages"][1]
+    assert again["reasoning_details"] == message["reasoning_details"]
+    assert again["reasoning_content"].strip() == message["reasoning_content"].strip()
+
+
+def test_thinking_of_other_models_is_not_sent_as_claudes() -> None:
+    """Encrypted reasoning of OpenAI, in the same member, stays with its dialect and is named."""
+    details = [{"type": "reasoning.encrypted", "data": "x", "format": "openai-responses-v1", "index": 0}]
+    said = {"role": "assistant", "content": "a", "reasoning": "why", "reasoning_details": details}
+    ask = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "?"}, said]}
+    chat = B.decode_request(json.dumps(ask).encode())
+    warnings: list[str] = []
+    assert json.loads(A.encode_request(chat, warnings))["messages"][1]["content"] == [
+        {"type": "text", "text": "a"}
+    ]
+    assert "anthropic: message reasoning_details of openai-chat dropped" in warnings
+    assert json.loads(B.encode_request(chat, []))["messages"][1] == said
+
+
+def test_a_streamed_signature_of_openrouter_reaches_an_anthropic_client() -> None:
+    """OpenRouter repeats the text in the details and sends the signature last; redacted thinking is a block of its own."""
+    form = {"format": "anthropic-claude-v1", "index": 0}
+    deltas: list[dict[str, Any]] = [
+        {"reasoning": "a", "reasoning_details": [{"type": "reasoning.text", "text": "a", **form}]},
+        {"reasoning": "b", "reasoning_details": [{"type": "reasoning.text", "text": "b", **form}]},
+        {"reasoning_details": [{"type": "reasoning.text", "signature": "s", **form}]},
+        {"reasoning_details": [{"type": "reasoning.encrypted", "data": "r", **form}]},
+        {"content": "x"},
+    ]
+    raw = b"".join(
+        b"data: " + json.dumps({"id": "c", "choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
+        for delta in deltas
+    )
+    reply = assemble(heard(A, spoken(A, heard(B, raw, 1000)), 1000))
+    assert reply.content == (Thinking(text="ab", signature="s"), Thinking(redacted="r"), Text(text="x"))

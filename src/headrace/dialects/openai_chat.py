@@ -170,6 +170,7 @@ class _Delta(Struct):
     tool_calls: list[_CallPiece] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_details: Raw = Raw()
     refusal: str | None = None
     function_call: _Function | None = None
 
@@ -247,6 +248,9 @@ _USAGE_MEMBERS = {
     "prompt_cache_hit_tokens",
 }
 _PARTS: msgspec.json.Decoder[str | list[_Part] | None] = msgspec.json.Decoder(str | list[_Part] | None)
+_PLAIN = ("reasoning_content", "reasoning")
+_CLAUDE = "anthropic-claude-v1"
+"""OpenRouter's word for the form of reasoning details that only Claude reads again."""
 _EMPTY = (b"null", b"{}", b"[]")
 _NO_ERROR = (b"null", b"{}", b"[]", b'""', b"false")
 
@@ -373,19 +377,7 @@ def _data_url(url: str) -> tuple[str | None, str] | None:
 
 def _decode_said(said: Members, path: str) -> list[Block]:
     """The blocks of an assistant's message; takes them out of `said`."""
-    blocks: list[Block] = []
-    thought = take(said, "reasoning_content", STR, path)
-    other = said.get("reasoning")
-    if other is not None:
-        text = take(said, "reasoning", STR, path)
-        if text and (not thought or thought == text):
-            spelled = "both" if thought else "reasoning"
-            blocks.append(Thinking(text=text, provider_details=_details({}, {"thinking": spelled})))
-            thought = None
-        elif text:
-            said["reasoning"] = other
-    if thought:
-        blocks.append(Thinking(text=thought))
+    blocks: list[Block] = [*_take_thinking(said, path)]
     blocks += _decode_parts(take(said, "content", _STR_OR_ITEMS, path), f"{path}.content")
     refusal = take(said, "refusal", STR, path)
     if refusal:
@@ -415,6 +407,64 @@ def _decode_function_call(said: Members, path: str) -> list[Block]:
         raise Wrong(f"{path}.arguments", str(error)) from None
     details = _details(function, {"call": "function_call"})
     return [ToolCall(id=name, name=name, arguments=arguments, provider_details=details)]
+
+
+def _take_thinking(said: Members, path: str) -> list[Thinking]:
+    """What was thought, in the one or two members of plain text and, where it is signed, in `reasoning_details`."""
+    before = dict(said)
+    plain = {name: text for name in _PLAIN if (text := take(said, name, STR, path))}
+    signed = _take_details(said)
+    texts = [thought.text for thought in signed]
+    thought = next(iter(plain.values()), "")
+    for name, text in list(plain.items()):
+        if text != thought or (signed and text not in ("".join(texts), "\n".join(texts))):
+            del plain[name]  # it says something else
+            said[name] = before[name]
+    spelled = {"thinking": "both" if len(plain) == len(_PLAIN) else next(iter(plain), "details")}
+    if signed:
+        return [_marked(thought, spelled) for thought in signed]
+    if not plain:
+        return []
+    unsigned = Thinking(text=thought)
+    return [unsigned if "reasoning_content" in plain and len(plain) == 1 else _marked(unsigned, spelled)]
+
+
+def _marked(thought: Thinking, spelled: dict[str, str]) -> Thinking:
+    before = thought.provider_details
+    spelled = spelled if before is None else {**before.spelled, **spelled}
+    return msgspec.structs.replace(thought, provider_details=Details(NAME, {}, spelled))
+
+
+def _take_details(said: Members) -> list[Thinking]:
+    """Thinking of Claude, signed or redacted, as OpenRouter spells it. Details of other models, and any that are not signed,
+    stay in `said`. Pieces of a stream that were handed back unmerged are merged."""
+    raw = said.get("reasoning_details")
+    details = None if raw is None else msgspec.json.decode(raw)
+    thoughts: list[Thinking] = []
+    begun = ""
+    for detail in details if isinstance(details, list) else ():
+        match detail:
+            case {"format": word} if word not in (None, _CLAUDE):
+                return []
+            case {"type": "reasoning.encrypted", "data": str(data), **rest} if (
+                rest.get("format") == _CLAUDE and not begun
+            ):
+                thought = Thinking(redacted=data)
+            case {"type": "reasoning.text", **rest}:
+                text, signature = rest.pop("text", None) or "", rest.pop("signature", None)
+                if not isinstance(text, str) or not isinstance(signature, str | None):
+                    return []
+                begun += text
+                if not signature:
+                    continue
+                thought, begun = Thinking(text=begun, signature=signature), ""
+            case _:
+                return []
+        thoughts.append(_marked(thought, {"detail": _encode(rest).decode()}))
+    if begun or not thoughts:
+        return []
+    del said["reasoning_details"]
+    return thoughts
 
 
 def _decode_call(raw: Raw, path: str, index: int) -> Block:
@@ -776,29 +826,37 @@ def _encode_call(call: ToolCall, losses: _Losses) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function, **_without(own, "function")}
 
 
-def _encode_said(blocks: Iterable[Block], losses: _Losses) -> dict[str, Any]:
-    """The members of an assistant's message but its role. Signed thinking stays among the blocks' losses."""
+def _encode_said(blocks: Iterable[Block], losses: _Losses, *, answer: bool = False) -> dict[str, Any]:
+    """The members of an assistant's message but its role. An `answer` has its thinking signed, for the client to hand it
+    back, and its text as one string, as the API itself answers; a request only has what its caller wrote so."""
     parts: list[dict[str, Any] | Raw] = []
     calls: list[dict[str, Any] | Raw] = []
-    thoughts: dict[str, list[str]] = {}
+    plain: dict[str, list[str]] = {}
+    details: list[dict[str, Any]] = []
     refusals: list[str] = []
+    thoughts = 0
     function: dict[str, Any] | None = None
     for block in blocks:
         match block:
-            case Thinking(signature=None, redacted=None, text=text):
+            case Thinking(text=text):
                 losses.own(block.provider_details, "thinking")
                 member = _spelled(block.provider_details, "thinking", "reasoning_content")
+                if block.signature or block.redacted is not None:
+                    rest = _spelled(block.provider_details, "detail", "")
+                    if not answer and not rest:
+                        losses.say(f"{'signed' if block.redacted is None else 'redacted'} thinking dropped")
+                        continue
+                    if parts or calls:
+                        losses.say("thinking after other content moved before it")
+                    details.append(_detail(block, msgspec.json.decode(rest) if rest else thoughts))
+                thoughts += 1
                 if member == "part":
                     spoken = [{"type": "text", "text": text}]
                     parts.append({"type": "thinking", "thinking": spoken})
                 else:
-                    for name in ("reasoning_content", "reasoning"):
-                        if member in (name, "both"):
-                            thoughts.setdefault(name, []).append(text)
-            case Thinking(redacted=None):
-                losses.say("signed thinking dropped")
-            case Thinking():
-                losses.say("redacted thinking dropped")
+                    for name in _PLAIN:
+                        if text and member in (name, "both"):
+                            plain.setdefault(name, []).append(text)
             case Refusal(text=text):
                 losses.own(block.provider_details, "refusal")
                 refusals.append(text)
@@ -817,19 +875,33 @@ def _encode_said(blocks: Iterable[Block], losses: _Losses) -> dict[str, Any]:
                 part = _encode_part(block, "assistant", losses)
                 if part is not None:
                     parts.append(part)
-    content = _joined(parts)
+    content: Any = _joined(parts)
+    if answer and all(isinstance(part, dict) and part.keys() == {"type", "text"} for part in parts):
+        content = "".join(part["text"] for part in parts if isinstance(part, dict))
     said: dict[str, Any] = {
         "content": content or None if calls or function or refusals or thoughts else content
     }
     if refusals:
         said["refusal"] = "".join(refusals)
-    for member, texts in thoughts.items():
+    for member, texts in plain.items():
         said[member] = "\n".join(texts)
+    if details:
+        said["reasoning_details"] = details
     if calls:
         said["tool_calls"] = calls
     if function is not None:
         said["function_call"] = function
     return said
+
+
+def _detail(thought: Thinking, rest: int | dict[str, Any]) -> dict[str, Any]:
+    """Signed or redacted thinking as OpenRouter hands it out, so that a client which hands it back loses nothing. `rest`: the
+    members that came with it, or its number."""
+    if thought.redacted is not None:
+        said = {"type": "reasoning.encrypted", "data": thought.redacted}
+    else:
+        said = {"type": "reasoning.text", "text": thought.text, "signature": thought.signature or ""}
+    return {**said, **({"format": _CLAUDE, "index": rest} if isinstance(rest, int) else rest)}
 
 
 def _encode_messages(messages: Iterable[Message], losses: _Losses) -> list[dict[str, Any]]:
@@ -1024,30 +1096,8 @@ def _encode_answer(reply: Reply, warnings: list[str]) -> bytes:
         losses.say("stop sequence dropped")
     choices = [] if "choices" not in own else msgspec.json.decode(own["choices"], type=list[Members])
     choice = choices[0] if choices else {}
-    # Signatures leave as OpenRouter sends them, so that a client that hands the details back loses nothing.
-    plain = [
-        msgspec.structs.replace(block, signature=None)
-        if isinstance(block, Thinking) and block.redacted is None
-        else block
-        for block in reply.content
-        if not (isinstance(block, Thinking) and block.redacted is not None)
-    ]
-    said = {"role": "assistant", **_encode_said(plain, losses)}
+    said = {"role": "assistant", **_encode_said(reply.content, losses, answer=True)}
     said.setdefault("refusal", None)
-    signed = [
-        {"type": "reasoning.encrypted", "data": block.redacted, "index": index}
-        if block.redacted is not None
-        else {
-            "type": "reasoning.text",
-            "text": block.text,
-            "signature": block.signature,
-            "index": index,
-        }
-        for index, block in enumerate(b for b in reply.content if isinstance(b, Thinking))
-        if block.redacted is not None or block.signature is not None
-    ]
-    if signed:
-        said["reasoning_details"] = signed
     refused = any(isinstance(block, Refusal) for block in reply.content)
     first = {
         "index": 0,
@@ -1184,6 +1234,8 @@ class _Decoder:
         thought = delta.reasoning_content or delta.reasoning
         if thought:
             self._say("thinking", thought, events)
+        if delta.reasoning_details:
+            self._sign(delta.reasoning_details, events)
         content = delta.content
         if content:
             if isinstance(content, str):
@@ -1215,6 +1267,22 @@ class _Decoder:
             self._kind = kind
             self._said = self._begin(block, events)
         events.append(Delta(self._said, kind, text))
+
+    def _sign(self, details: Raw, events: list[Event]) -> None:
+        """The signature comes once the thinking is said, with or without the text once more; redacted thinking at once."""
+        for thought in _take_details({"reasoning_details": details}):
+            thought = msgspec.structs.replace(thought, provider_details=None)
+            if thought.redacted is not None:
+                self._stop_said(events)
+                self._kind, self._said = "redacted", self._begin(thought, events)
+            else:
+                if self._kind != "thinking":
+                    self._stop_said(events)
+                    self._kind, self._said = "thinking", self._begin(Thinking(), events)
+                    if thought.text:
+                        events.append(Delta(self._said, "thinking", thought.text))
+                events.append(Delta(self._said, "signature", thought.signature or ""))
+            self._stop_said(events)
 
     def _begin(self, block: Block, events: list[Event]) -> int:
         index = self._next
@@ -1289,7 +1357,8 @@ class _Encoder:
         self._calls: dict[int, int] = {}  # our index -> the wire's
         self._refused = False
         self._thoughts = 0
-        self._thought = self._signature = ""
+        self._thought: list[str] = []
+        self._signature = ""
         self._head = b""
         # With usage asked for, every chunk but the last says that it has none.
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
@@ -1311,7 +1380,7 @@ class _Encoder:
             case Delta(kind="text", text=text):
                 return self._chunk(b'{"content":' + _encode(text) + b"}")
             case Delta(kind="thinking", text=text):
-                self._thought += text
+                self._thought.append(text)
                 return self._chunk(b'{"reasoning_content":' + _encode(text) + b"}")
             case Delta(index=index, kind="arguments", text=text):
                 piece = {"index": self._calls.get(index, 0), "function": {"arguments": text}}
@@ -1328,9 +1397,9 @@ class _Encoder:
             case BlockStart(index=index, block=block):
                 return self._block(index, block)
             case BlockStop() if self._signature:
-                detail = {"type": "reasoning.text", "text": self._thought, "signature": self._signature}
+                thought = Thinking(text="".join(self._thought), signature=self._signature)
                 self._signature = ""
-                return self._detail(detail)
+                return self._sign(thought)
             case Finish(reason=reason, raw=raw):
                 word = _finish_word(reason, raw, refused=self._refused)
                 return self._chunk(b"{}", _encode(word))
@@ -1359,19 +1428,20 @@ class _Encoder:
                 return self.feed(Delta(index, "text", text))
             case Thinking(redacted=None, text=text, signature=signature):
                 self._thoughts += 1
-                self._thought, self._signature = "", signature or ""
+                self._thought, self._signature = [], signature or ""
                 return self.feed(Delta(index, "thinking", text)) if text else b""
-            case Thinking(redacted=redacted):
+            case Thinking():
                 self._thoughts += 1
-                return self._detail({"type": "reasoning.encrypted", "data": redacted})
+                return self._sign(block)
             case Refusal(text=text) if text:
                 return self.feed(Delta(index, "refusal", text))
             case _:
                 return b""
 
-    def _detail(self, detail: dict[str, Any]) -> bytes:
-        """A thinking block that is whole, as it stands in an answer that is not streamed."""
-        return self._chunk(_encode({"reasoning_details": [{**detail, "index": self._thoughts - 1}]}))
+    def _sign(self, thought: Thinking) -> bytes:
+        """The detail of thinking is sent whole: clients that collect the details of all chunks have it, and those that merge
+        them by index too."""
+        return self._chunk(_encode({"reasoning_details": [_detail(thought, self._thoughts - 1)]}))
 
     def _chunk(self, delta: bytes, finish: bytes = b"null") -> bytes:
         return (
