@@ -24,6 +24,7 @@ from headrace.types import (
     Chat,
     Complete,
     Delta,
+    Details,
     End,
     Event,
     Finish,
@@ -373,6 +374,8 @@ def assemble(events: list[Event]) -> Reply:
                 blocks[index] = block
             case Delta(index=index, kind=kind, text=text):
                 pieces.setdefault(index, {}).setdefault(kind, []).append(text)
+            case BlockStop(index=index, provider_details=Details() as details) if index in blocks:
+                blocks[index] = msgspec.structs.replace(blocks[index], provider_details=details)
             case Finish():
                 finish = event
             case UsageReport(usage=usage):

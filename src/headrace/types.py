@@ -326,9 +326,10 @@ class Delta(Struct, frozen=True):
 
 
 class BlockStop(Struct, frozen=True):
-    """Block `index` is complete."""
+    """Block `index` is complete. `provider_details` replaces the block's where some of it came after its start (citations)."""
 
     index: int
+    provider_details: Details | None = None
 
 
 class Finish(Struct, frozen=True):

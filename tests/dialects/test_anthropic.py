@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from headrace.dialects import by_name
 from headrace.dialects.anthropic import ANTHROPIC, DEFAULT_MAX_TOKENS
 from headrace.errors import InvalidRequest, Malformed, ProviderError, ProviderOverloaded
 from headrace.handler import Dialect, assemble, reply_events
@@ -1048,6 +1049,34 @@ def test_a_server_tool_is_given_out_whole() -> None:
     assert out[1]["content_block"]["input"] == {}
     assert json.loads(out[2]["delta"]["partial_json"]) == {"query": "x"}
     assert as_json(events_of(stream_of(events))[2:-3]) == as_json(events[2:-3])
+
+
+def test_citations_of_a_stream_are_in_the_whole_answer() -> None:
+    """A text's citations, which come after its start, stand in the assembled answer as in a buffered one."""
+    cited = [{"type": "char_location", "cited_text": "a"}, {"type": "char_location", "cited_text": "ü"}]
+    raw = sse(
+        START,
+        block_start(0, type="text", text="", citations=[]),
+        *(piece(0, type="citations_delta", citation=citation) for citation in cited),
+        piece(0, type="text_delta", text="x"),
+        block_stop(0),
+        block_start(1, type="text", text=""),
+        piece(1, type="text_delta", text="y"),
+        block_stop(1),
+        message_delta(),
+        STOP,
+    )
+    events = events_of(raw)
+    whole = json.loads(DIALECT.encode_reply(assemble(events), []))
+    assert whole["content"] == [
+        {"type": "text", "text": "x", "citations": cited},
+        {"type": "text", "text": "y"},
+    ]
+    assert assemble(reply_events(assemble(events))) == assemble(events)
+    assert assemble(events_of(stream_of(events))).content == assemble(events).content
+    warnings: list[str] = []
+    by_name("openai-chat").encode_reply(assemble(events), warnings)
+    assert warnings == ["openai-chat: text citations dropped"]
 
 
 def test_an_unknown_block_with_unknown_pieces_passes() -> None:

@@ -1315,13 +1315,14 @@ class _Decoder:
     A block that only this dialect knows is given out whole, when it is complete: its pieces mean nothing to anyone else.
     """
 
-    __slots__ = ("_calls", "_held", "_index", "_sse", "_usage")
+    __slots__ = ("_calls", "_cited", "_held", "_index", "_sse", "_usage")
 
     def __init__(self) -> None:
         self._sse = SSEParser()
         self._index: dict[int, int] = {}  # the wire's block numbers to ours
         self._calls: dict[int, str] = {}  # arguments that a call began with and that no piece has replaced
         self._held: dict[int, tuple[Opaque, list[Raw]]] = {}
+        self._cited: dict[int, tuple[Members, list[Raw]]] = {}  # what else a text began with, and its citations
         self._usage = Usage()
 
     def feed(self, data: bytes) -> Batch:
@@ -1421,6 +1422,10 @@ class _Decoder:
             index = self._index.get(piece.index)
             if index is None:
                 raise self._malformed(event, f"a piece of block {piece.index}, which has not begun")
+            if piece.index in self._cited:
+                citation = members_of(piece.delta, "delta").get("citation")
+                if citation is not None:
+                    self._cited[piece.index][1].append(citation)
             return Frame((Delta(index, "opaque", _text_of(piece.delta, "delta")),), raw, NAME)
         if kind in _KNOWN_EVENTS:
             raise self._malformed(event, str(error))
@@ -1448,6 +1453,7 @@ class _Decoder:
             case Text(text=text):
                 begun: Block = msgspec.structs.replace(block, text="")
                 first.append(Delta(index, "text", text))
+                self._cited[wire.index] = _own(block.provider_details), []
             case Thinking(redacted=None):
                 begun = msgspec.structs.replace(block, text="", signature=None)
                 first += (
@@ -1475,6 +1481,9 @@ class _Decoder:
                 return BlockStart(index, whole), BlockStop(index)
             deltas = (Delta(index, "opaque", str(memoryview(piece), "utf-8", "replace")) for piece in pieces)
             return BlockStart(index, block), *deltas, BlockStop(index)
+        before, cited = self._cited.pop(number, ({}, []))
+        if cited:
+            return (BlockStop(index, Details(NAME, {**before, "citations": json(cited)})),)
         arguments = self._calls.pop(number, None)
         if arguments is not None:
             return Delta(index, "arguments", arguments), BlockStop(index)
