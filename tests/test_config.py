@@ -479,7 +479,21 @@ def test_numbers_may_come_from_variables(folder: Path) -> None:
             "not supported",
             "",
         ),
-        ('[routes.x]\ncascade = ["openai/x"]\n[routes.x.cache]', 3, "routes.x.cache", "not supported", ""),
+        ('[routes.x]\ncascade = ["openai/x"]\n[routes.x.output]', 3, "routes.x.output", "not supported", ""),
+        (
+            '[routes.x]\ncascade = ["openai/x"]\n[routes.x.cache]\nmax_wrong = 0.9',
+            4,
+            "routes.x.cache.max_wrong",
+            "from 0 to 0.5",
+            "",
+        ),
+        (
+            '[routes.x]\ncascade = ["openai/x"]\n[routes.x.cache]\nmax_wrong = "1%"',
+            4,
+            "routes.x.cache.max_wrong",
+            "must be a number",
+            "without quotes",
+        ),
         ("[store]\nurl = 'redis://x'", 2, "store.url", "not supported", ""),
         ('[gateway]\nhost = "0.0.0.0"', 2, "gateway.host", "no admin key", "127.0.0.1"),
         ("[gateway]\nport = 65536", 2, "gateway.port", "65535", ""),
@@ -758,30 +772,35 @@ def test_every_key_is_documented(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     close = config._Table.close
 
     def noted(table: config._Table) -> None:
-        if len(table.path) in (1, 2):
+        if len(table.path) in (1, 2, 3):
             known.setdefault(str(table.path[0]), set()).update(table.known)
         close(table)
 
     monkeypatch.setattr(config._Table, "close", noted)
     load(folder, DESIGN, ENVIRON)
-    assert set(known) == {"providers", "routes", "keys", "gateway", "store", "local", "prices"}
+    assert set(known) == {"providers", "routes", "keys", "gateway", "store", "cache", "local", "prices"}
     for section, names in known.items():
         text = re.search(rf"^## `\[{section}\b.*?(?=^## )", PAGE, re.DOTALL | re.MULTILINE)
         assert text is not None, section
         assert [name for name in sorted(names) if f"`{name}`" not in text[0]] == [], section
 
 
-@pytest.mark.parametrize("section", ["gateway", "routes.default", "local", "store"])
+@pytest.mark.parametrize(
+    "section", ["gateway", "routes.default", "routes.default.cache", "local", "store", "cache"]
+)
 def test_documented_defaults_are_the_defaults(folder: Path, section: str) -> None:
     """Writing a documented default into the file changes nothing."""
-    start = PAGE.index(f"## `[{section.partition('.')[0]}")
-    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", PAGE[start : PAGE.index("\n## ", start)], re.MULTILINE)
+    title = re.escape(section.replace(".default", ".NAME"))
+    text = re.search(rf"^##+ `\[{title}\]`\n(.*?)^##", PAGE, re.DOTALL | re.MULTILINE)
+    assert text is not None
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", text[1], re.MULTILINE)
     rows = [(name, value) for name, value in rows if not value.startswith("$")]
     assert rows or section == "store"
-    needed = 'cascade = ["local/default"]\n' if section.startswith("routes") else ""
+    needed = '[routes.default]\ncascade = ["local/default"]\n' if section.startswith("routes") else ""
+    head = needed if section == "routes.default" else f"{needed}[{section}]\n"
     for name, value in rows:
-        bare = load(folder, f"[{section}]\n{needed}")
-        assert load(folder, f"[{section}]\n{needed}{name} = {value}\n") == bare, name
+        bare = load(folder, head)
+        assert load(folder, f"{head}{name} = {value}\n") == bare, name
 
 
 def test_the_known_providers_are_documented() -> None:

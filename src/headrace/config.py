@@ -27,13 +27,14 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from headrace.errors import ConfigError
-from headrace.handler import Route
+from headrace.handler import CachePolicy, Route
 from headrace.lines import KeyPath, key_lines
 from headrace.types import Headers, Target
 
 __all__ = [
     "FILE_NAME",
     "MAX_DURATION_S",
+    "CacheSettings",
     "GatewaySettings",
     "KeySettings",
     "KnownProvider",
@@ -192,6 +193,13 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    """The cache of all routes: `max_bytes` of entries in each process."""
+
+    max_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSettings:
     """The embedded model: a name of `headrace models local`, or the path of a GGUF file; `context` in tokens."""
 
@@ -227,6 +235,7 @@ class Settings:
     prices: Mapping[str, Mapping[str, str | int]]
     proxy_environ: Mapping[str, str] = field(repr=False)
     ca_file: Path | None = None
+    cache: CacheSettings = CacheSettings()
 
     @property
     def default_route(self) -> Route | None:
@@ -532,16 +541,13 @@ def _closest(word: str, known: Sequence[str]) -> str:
 
 _LATER: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "": frozenset(
-            {"deployments", "vectors", "budgets", "limits", "cache", "context", "prompts", "observe"}
-        ),
+        "": frozenset({"deployments", "vectors", "budgets", "limits", "context", "prompts", "observe"}),
         "routes": frozenset(
             {
                 "max_cost_usd",
                 "mid_stream",
                 "tool_calls",
                 "hedge",
-                "cache",
                 "context",
                 "budget",
                 "limits",
@@ -638,6 +644,19 @@ class _Table:
             self.wrong(name, f"must be from {low} to {high}")
             return default
         return value
+
+    def number(self, name: str, default: float, low: float, high: float) -> float:
+        """A number from `low` to `high`."""
+        value = self._take(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.wrong(name, "must be a number", f"Write {name} = {default:g}, without quotes.")
+            return default
+        if not low <= value <= high:
+            self.wrong(name, f"must be from {low:g} to {high:g}")
+            return default
+        return float(value)
 
     def duration(self, name: str, default: float, *, zero: bool = False) -> float:
         """Seconds from a text such as `60s`."""
@@ -764,6 +783,7 @@ def _settings(found: _Report, source: Path | None, data: Mapping[str, object], c
         prices=MappingProxyType(_prices(found, root)),
         proxy_environ=MappingProxyType(_proxies(found.environ)),
         ca_file=Path(ca[1]) if (ca := found.variable("SSL_CERT_FILE")) else None,
+        cache=_cache_settings(root),
     )
     root.close()
     return settings
@@ -979,6 +999,7 @@ def _routes(found: _Report, root: _Table, providers: dict[str, ProviderSettings]
             max_wait_s=table.duration("max_wait", usual.max_wait_s, zero=True),
             max_output_tokens=limit or None,
             on_refusal=table.choice("on_refusal", ("stop", "next")) or usual.on_refusal,
+            cache=_cache(table),
         )
         table.close()
         for target in cascade:
@@ -988,6 +1009,26 @@ def _routes(found: _Report, root: _Table, providers: dict[str, ProviderSettings]
                 if provider is not None:
                     providers[target.provider] = provider
     return routes
+
+
+def _cache(route: _Table) -> CachePolicy | None:
+    """What `[routes.X.cache]` allows; None where there is none."""
+    table = route.table("cache")
+    if "cache" not in route.members:
+        return None
+    usual = CachePolicy()
+    policy = CachePolicy(
+        semantic=table.boolean("semantic") or False,
+        max_wrong=table.number("max_wrong", usual.max_wrong, 0.0, 0.5),
+        ttl_s=table.duration("ttl", usual.ttl_s),
+        volatile_ttl_s=table.duration("volatile_ttl", usual.volatile_ttl_s),
+        fallback_ttl_s=table.duration("fallback_ttl", usual.fallback_ttl_s),
+        max_temperature=table.number("max_temperature", usual.max_temperature, 0.0, 2.0),
+        max_entry_bytes=table.integer("max_entry_bytes", usual.max_entry_bytes, 1024, 64 << 20),
+        lookup_s=table.duration("lookup", usual.lookup_s),
+    )
+    table.close()
+    return policy
 
 
 def _cascade(found: _Report, table: _Table, mentioned: set[str], routes: Sequence[str]) -> tuple[Target, ...]:
@@ -1154,10 +1195,24 @@ def _store(root: _Table, folder: Path) -> StoreSettings:
     if path == IN_MEMORY:
         return StoreSettings()
     found = table.found
-    data = Path(value[1]) if (value := found.variable("XDG_DATA_HOME")) else _home(found.environ) / ".local/share"
-    return StoreSettings(
-        path=None if path is None else _placed(path, folder, found.environ), usual=data / "headrace/headrace.db"
+    data = (
+        Path(value[1])
+        if (value := found.variable("XDG_DATA_HOME"))
+        else _home(found.environ) / ".local/share"
     )
+    return StoreSettings(
+        path=None if path is None else _placed(path, folder, found.environ),
+        usual=data / "headrace/headrace.db",
+    )
+
+
+def _cache_settings(root: _Table) -> CacheSettings:
+    table = root.table("cache")
+    settings = CacheSettings(
+        max_bytes=table.integer("max_bytes", CacheSettings().max_bytes, 1 << 20, 1 << 40)
+    )
+    table.close()
+    return settings
 
 
 def _local(found: _Report, root: _Table, folder: Path) -> LocalSettings:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ from headrace.store import MemoryStore, Store
 from headrace.types import Image, Target
 
 if TYPE_CHECKING:
+    from headrace.cache.layer import Cache
+    from headrace.cache.stores.sqlite import SQLiteEntries
     from headrace.config import ProviderSettings, Settings
     from headrace.local import LocalModel
 
@@ -58,6 +61,10 @@ LAYERS: tuple[LayerNote, ...] = (
     LayerNote("trace", "sees refusals too; counts the logical call once and every attempt under it"),
     LayerNote("deadline", "stamps the time after which the caller no longer cares, before anything can wait"),
     LayerNote("identity", "a key that may not use this route is told so before any work"),
+    LayerNote(
+        "cache",
+        "keyed on the caller's request and tenant, before anything model-specific changes it; a hit costs nothing below",
+    ),
     LayerNote(
         "cascade", "the next target; needs to see what retry gave up on; skips targets that lack a feature"
     ),
@@ -100,6 +107,8 @@ class Engine:
             transport if transport is not None else _open_transport(settings, self.clock)
         )
         self.trace = Trace()
+        self.cache: Cache | None = None
+        self._entries: SQLiteEntries | None = None
         self.local: LocalModel | None = None
         self._upstreams: dict[str, Upstream] = {}
         self._routes: dict[tuple[str, str], Route] = {}
@@ -107,6 +116,7 @@ class Engine:
             "trace": self.trace,
             "deadline": Deadline(self.clock),
             "identity": identity,
+            "cache": self._cache(random),
             "cascade": Cascade(self.clock, self._lacks, self._translated),
             "retry": Retry(self.clock, random),
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt),
@@ -122,8 +132,22 @@ class Engine:
         """Close connections, end the embedded model's process, write what is queued. Idempotent."""
         if self.local is not None:
             await self.local.aclose()
+        if self.cache is not None:
+            await self.cache.aclose()
         await self.transport.aclose()
         await self.store.aclose()
+        if self._entries is not None:
+            await asyncio.to_thread(self._entries.close)
+
+    def _cache(self, random: Callable[[], float]) -> Layer:
+        """The cache, where a route has one; without, nothing stands there."""
+        policies = [route.cache for route in self.settings.routes.values() if route.cache is not None]
+        if not policies:
+            return lambda inner: inner
+        from headrace.cache.setup import open_cache  # most users never need it
+
+        self.cache, self._entries = open_cache(self.settings, self.clock, random, policies)
+        return self.cache
 
     # --- calls and routes ---------------------------------------------------------------------------------------------
 

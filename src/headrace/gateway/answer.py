@@ -100,7 +100,9 @@ class Answering:
             call=call,
             stream=peek.stream,
             wants_usage=peek.wants_usage,
+            max_tokens=route.output_limit(peek.max_tokens),
             headers=_forwarded(headers),
+            cache_control=headers.get("cache-control", ""),
             timeout_s=_timeout(headers),
             allowed_routes=identity.routes,
         )
@@ -174,6 +176,10 @@ def _answer_headers(call: Call, *, whole: bool) -> bytes:
         lines.append(f"x-headrace-target: {_clean(str(call.target))}\r\n")
     if whole:
         lines.append(f"x-headrace-cost-usd: {format_usd(call.cost)}\r\n")
+    if call.cached is not None:
+        lines.append(f"x-headrace-cache: {call.cache}\r\n")
+        if detail := call.cached.detail():
+            lines.append(f"x-headrace-cache-detail: {_clean(detail)}\r\n")
     if call.warnings:
         lines.append(f"x-headrace-warnings: {_clean('; '.join(call.warnings))}\r\n")
     return "".join(lines).encode("latin-1", "replace")
@@ -207,14 +213,14 @@ async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
                 else:
                     if encoder is None:
                         encoder = dialect.encoder(
-                            include_usage=request.wants_usage, model=str(call.target), id=call.id
+                            include_usage=request.wants_usage, model=_answered_by(call), id=call.id
                         )
                     pieces += [encoder.feed(event) for event in frame.events if type(event) is not End]
             await exchange.write(b"".join(pieces))
         if ended:
             exchange.finish()
         else:
-            last = encoder or dialect.encoder(include_usage=False, model=str(call.target), id=call.id)
+            last = encoder or dialect.encoder(include_usage=False, model=_answered_by(call), id=call.id)
             exchange.finish(_receipt(call) + last.end())
         return 200
     except HeadraceError as error:
@@ -230,6 +236,11 @@ async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
         await stream.aclose()
 
 
+def _answered_by(call: Call) -> str:
+    """Who answers, empty where the answer itself says it (from the cache)."""
+    return "" if call.target is None else str(call.target)
+
+
 def _is_whole(frame: Frame) -> bool:
     return len(frame.events) == 1 and type(frame.events[0]) is Complete
 
@@ -239,7 +250,7 @@ def _receipt(call: Call) -> bytes:
     text = json.dumps(
         {
             "request_id": call.id,
-            "target": str(call.target),
+            "target": _answered_by(call),
             "attempts": len(call.attempts),
             "cost_usd": format_usd(call.cost),
         }

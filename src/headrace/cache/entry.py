@@ -1,0 +1,152 @@
+"""An answer as it is kept, and as it is given again."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from headrace.types import (
+    Batch,
+    Block,
+    Details,
+    FinishReason,
+    OpaqueEvent,
+    Refusal,
+    Reply,
+    Text,
+    Thinking,
+    Usage,
+)
+
+__all__ = ["Entry", "decode_reply", "encode_reply", "unfit"]
+
+OVERHEAD = 600
+"""Bytes that an entry takes beside its texts: objects, dictionary slots, hashes. Measured with `tracemalloc`."""
+
+
+class Entry(Struct, kw_only=True):
+    """One kept answer.
+
+    Times are seconds since 1970. `body` is `encode_reply` of the answer; `vector` the encoded question under the encoder's
+    version `encoder`, empty without one. `cost` is nano-dollars, what asking again would cost, None while unknown.
+    """
+
+    id: str
+    scope: bytes
+    exact: bytes
+    text: str | None
+    canonical: str | None
+    tenant: str
+    route: str
+    target: str
+    created: float
+    expires: float
+    body: bytes
+    cost: int | None
+    tokens: int = 0
+    hits: int = 0
+    vector: bytes = b""
+    encoder: str = ""
+    signature: Any = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, about."""
+        return (
+            OVERHEAD
+            + len(self.body)
+            + 4 * (len(self.text or "") + len(self.canonical or ""))
+            + 5 * len(self.vector)
+        )
+
+    @property
+    def worth(self) -> float:
+        """What one hit saves, for eviction: nano-dollars; 1,000 a token where the price is unknown."""
+        return float(self.cost if self.cost is not None else 1_000 * self.tokens) + 1.0
+
+
+class _Kept(Struct, omit_defaults=True):
+    model: str
+    content: list[tuple[str, Raw]]
+    finish: FinishReason
+    finish_raw: str | None = None
+    stop_sequence: str | None = None
+    usage: Usage | None = None
+    provider_details: Details | None = None
+
+
+_BLOCKS: dict[str, type[Block]] = {"Text": Text, "Thinking": Thinking}
+_encode = msgspec.json.Encoder().encode
+_decode_kept = msgspec.json.Decoder(_Kept).decode
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """`reply` as JSON; its blocks say their kinds. Only what `unfit` lets through."""
+    return _encode(
+        _Kept(
+            model=reply.model,
+            content=[(type(block).__name__, Raw(_encode(block))) for block in reply.content],
+            finish=reply.finish,
+            finish_raw=reply.finish_raw,
+            stop_sequence=reply.stop_sequence,
+            usage=reply.usage,
+            provider_details=reply.provider_details,
+        )
+    )
+
+
+def decode_reply(body: bytes, *, id: str, created: int, alike: bool) -> Reply:  # noqa: A002
+    """The answer again, under a new id. With `alike` it goes to another question than it was given to: what belongs to that
+    one exchange (thinking, signatures, a provider's own members) stays behind.
+
+    Raises:
+        msgspec.DecodeError, KeyError: `body` is not what `encode_reply` wrote.
+    """
+    kept = _decode_kept(body)
+    blocks = tuple(msgspec.json.decode(raw, type=_BLOCKS[kind]) for kind, raw in kept.content)
+    if alike:
+        blocks = tuple(Text(text=block.text) for block in blocks if isinstance(block, Text))
+    return Reply(
+        id=id,
+        model=kept.model,
+        content=blocks,
+        finish=kept.finish,
+        finish_raw=kept.finish_raw,
+        stop_sequence=kept.stop_sequence,
+        usage=kept.usage,
+        created=created,
+        provider_details=None if alike else kept.provider_details,
+    )
+
+
+_SORRY = re.compile(
+    r"\s*(?:(?:i['’]m|i am|we['’]re|we are) (?:very |really |so |truly )?sorry|sorry|apologies|i apologi[sz]e|my apologies|"  # noqa: RUF001
+    r"(?:unfortunately,? )?i(?: can['’]?(?:no)?t|['’]m (?:unable|not able)| am (?:unable|not able)| won['’]t)|as an ai|"  # noqa: RUF001
+    r"(?:an |internal |server )*error\b|something went wrong|service unavailable|too many requests|rate limit)",
+    re.IGNORECASE,
+)
+"""How an answer begins that is none: a refusal in the model's own words, or an error that came dressed as an answer."""
+
+
+def unfit(reply: Reply, batches: list[Batch], *, max_bytes: int) -> str | None:
+    """Why `reply` must not be kept, or None; pure. `batches` are the frames it was made from."""
+    if reply.finish not in ("stop", "stop_sequence"):
+        return f"finish {reply.finish}"
+    for block in reply.content:
+        if isinstance(block, Refusal):
+            return "refusal"
+        if not isinstance(block, Text | Thinking):
+            return "content beside text"
+    text = reply.text
+    if not text.strip():
+        return "empty"
+    if _SORRY.match(text):
+        return "refusal or error in words"
+    if any(isinstance(event, OpaqueEvent) for batch in batches for frame in batch for event in frame.events):
+        return "events that cannot be given again"
+    if len(text) > max_bytes:
+        return "too large"
+    return None

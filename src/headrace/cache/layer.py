@@ -1,0 +1,304 @@
+"""Answers a request from the cache, or asks once for all who ask the same, and keeps what is worth keeping.
+
+The tiers, in order: the same request; the same words; words that mean the same, where the route says `semantic`. Whatever fails in
+here (encoder, index, store, a body that cannot be read) is a miss: the request goes on as if there were no cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from headrace.cache.entry import Entry, decode_reply, encode_reply, unfit
+from headrace.cache.key import Key, read_key
+from headrace.cache.shelf import Shelf
+from headrace.cache.singleflight import Flights
+from headrace.cache.text import canonical
+from headrace.call import Cached, Call
+from headrace.clock import Clock
+from headrace.handler import CachePolicy, Handler, OneBatch, Request, Stream, assemble
+from headrace.types import Batch, Complete, Frame
+
+__all__ = ["Cache", "Found", "Kept", "Likeness"]
+
+logger = logging.getLogger("headrace.cache")
+
+JITTER = 0.1
+"""The part of a lifetime that is drawn by lot, so that what was made together does not end together."""
+
+_REPLY_IDS = {"openai-chat": "chatcmpl-", "anthropic": "msg_"}
+
+
+class Kept(Protocol):
+    """Where entries outlive the process."""
+
+    def on_loop(self) -> None: ...
+
+    def put(self, entry: Entry) -> None: ...
+
+    def remove(self, ids: list[str]) -> None: ...
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What likeness says: the entry to serve, None for none, with its probability; the guards that turned others down."""
+
+    entry: Entry | None
+    p: float | None
+    tau: float | None
+    state: str
+    vetoes: tuple[str, ...]
+
+
+class Likeness(Protocol):
+    """The semantic tier."""
+
+    version: str
+
+    def encode(self, text: str) -> bytes:
+        """The question's vector, as it is kept."""
+
+    def find(self, key: Key, shelf: Shelf, policy: CachePolicy, *, fresh: Callable[[Entry], bool]) -> Found:
+        """The best entry of the key's scope."""
+
+    def may(self, key: Key) -> bool:
+        """Whether a question of this kind may be matched by likeness, asked or answered."""
+
+
+class Cache:
+    """The layer.
+
+    Args:
+        likeness: The semantic tier; None without.
+        kept: Where entries outlive the process; None for nowhere.
+        random: Uniform on [0, 1).
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        shelf: Shelf,
+        *,
+        random: Callable[[], float],
+        likeness: Likeness | None = None,
+        kept: Kept | None = None,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(8),
+    ) -> None:
+        self.shelf = shelf
+        self.flights = Flights(clock)
+        self.failures = 0
+        self._clock = clock
+        self._random = random
+        self._likeness = likeness
+        self._kept = kept
+        self._new_id = new_id
+
+    def __call__(self, inner: Handler) -> Handler:
+        async def handle(request: Request) -> Stream:
+            policy = request.route.cache
+            if policy is None or request.call.purpose != "answer":
+                return await inner(request)
+            return await self._through(inner, request, policy)
+
+        return handle
+
+    async def aclose(self) -> None:
+        """Cancel what is under way."""
+        await self.flights.aclose()
+
+    async def _through(self, inner: Handler, request: Request, policy: CachePolicy) -> Stream:
+        call = request.call
+        if self._kept is not None:
+            self._kept.on_loop()
+        key = self._key(request, policy)
+        if key is None or key.bypass is not None:
+            call.cached = Cached(why="the request cannot be read" if key is None else key.bypass or "")
+            return await inner(request)
+        directives = {part.strip().lower() for part in request.cache_control.split(",")}
+        if "no-store" in directives:
+            call.cached = Cached(why="no-store")
+            return await inner(request)
+        if "no-cache" in directives:
+            call.cached = Cached(why="no-cache")
+            stream, _ = await self.flights.board(
+                key.exact + self._new_id().encode(), request, inner, self._landing(key, policy)
+            )
+            return stream
+        stream_found = self.lookup(key, request, policy)
+        if stream_found is not None:
+            return stream_found
+        passenger, leads = await self.flights.board(key.exact, request, inner, self._landing(key, policy))
+        if not leads:
+            call.cache = "hit-exact"
+            call.cached = Cached(tier="flight", target=str(passenger.target or ""))
+        return passenger
+
+    def _key(self, request: Request, policy: CachePolicy) -> Key | None:
+        try:
+            return read_key(request, policy)
+        except Exception:  # whoever is asked next says what is wrong with the body
+            self._failed("reading a request")
+            return None
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def lookup(self, key: Key, request: Request, policy: CachePolicy) -> Stream | None:
+        """The kept answer for `key` as a stream, None for a miss; says in the call what it found. Never raises."""
+        call = request.call
+        call.cache = "miss"
+        call.cached = Cached()
+        try:
+            found = self.find(key, policy)
+            call.cached = found[1]
+            if found[0] is None:
+                return None
+            stream = self._replay(found[0], found[1], call)
+        except Exception:  # a miss is always possible
+            self._failed("looking up")
+            return None
+        call.cache = f"hit-{found[1].tier}"
+        return stream
+
+    def find(self, key: Key, policy: CachePolicy) -> tuple[Entry | None, Cached]:
+        """The entry that answers `key`, and how it was found or why not."""
+        started, wall = self._clock.now(), self._clock.wall()
+
+        def fresh(entry: Entry) -> bool:
+            if entry.expires > wall:
+                return True
+            self._drop([entry.id])
+            return False
+
+        entry = self.shelf.exact(key.exact)
+        if entry is not None and fresh(entry):
+            return entry, self._cached("exact", entry, wall)
+        if key.text is None:
+            return None, Cached()
+        entry = self.shelf.canonical(key.scope, canonical(key.text))
+        if entry is not None and fresh(entry):
+            return entry, self._cached("canonical", entry, wall)
+        likeness = self._likeness
+        if likeness is None or not policy.semantic or policy.max_wrong <= 0:
+            return None, Cached()
+        if not likeness.may(key):
+            return None, Cached(why="not for likeness")
+        found = likeness.find(key, self.shelf, policy, fresh=fresh)
+        if found.entry is not None and self._clock.now() - started > policy.lookup_s:
+            return None, Cached(why="lookup too slow", state=found.state)
+        cached = Cached(p=found.p, tau=found.tau, state=found.state, vetoes=found.vetoes)
+        if found.entry is None:
+            return None, cached
+        hit = self._cached("semantic", found.entry, wall)
+        return found.entry, msgspec.structs.replace(
+            hit, p=found.p, tau=found.tau, state=found.state, vetoes=found.vetoes
+        )
+
+    def _cached(self, tier: str, entry: Entry, wall: float) -> Cached:
+        return Cached(
+            tier=tier,
+            entry=entry.id,
+            target=entry.target,
+            age_s=max(0.0, wall - entry.created),
+            saved=entry.cost,
+        )
+
+    def _replay(self, entry: Entry, cached: Cached, call: Call) -> Stream:
+        try:
+            reply = decode_reply(
+                entry.body,
+                id=_REPLY_IDS.get(call.dialect, "") + call.id.removeprefix("req_"),
+                created=int(self._clock.wall()),
+                alike=cached.tier != "exact",
+            )
+        except Exception:
+            self._drop([entry.id])
+            raise
+        self.shelf.hit(entry)
+        return OneBatch([Frame((Complete(reply),))])
+
+    # --- keeping ------------------------------------------------------------------------------------------------------
+
+    def _landing(self, key: Key, policy: CachePolicy) -> Callable[[Request, list[Batch]], None]:
+        def landed(request: Request, batches: list[Batch]) -> None:
+            try:
+                self._keep(key, policy, request, batches)
+            except Exception:  # the answer is the caller's, kept or not
+                self._failed("keeping an answer")
+
+        return landed
+
+    def _keep(self, key: Key, policy: CachePolicy, request: Request, batches: list[Batch]) -> None:
+        reply = assemble([event for batch in batches for frame in batch for event in frame.events])
+        if unfit(reply, batches, max_bytes=policy.max_entry_bytes) is not None:
+            return
+        attempts = request.call.attempts
+        attempt = attempts[-1] if attempts else None
+        target = None if attempt is None else attempt.target
+        ttl = policy.volatile_ttl_s if key.volatile else policy.ttl_s
+        if target is not None and target != request.route.cascade[0]:
+            ttl = min(ttl, policy.fallback_ttl_s)
+        wall = self._clock.wall()
+        entry = Entry(
+            id=self._new_id(),
+            scope=key.scope,
+            exact=key.exact,
+            text=key.text,
+            canonical=None if key.text is None else canonical(key.text),
+            tenant=key.tenant,
+            route=request.route.name,
+            target="" if target is None else str(target),
+            created=wall,
+            expires=wall + ttl * (1.0 - JITTER * self._random()),
+            body=encode_reply(reply),
+            cost=None if attempt is None else attempt.cost,
+            tokens=0 if reply.usage is None else reply.usage.total_tokens,
+        )
+        self._vector(entry, key, policy)
+        self.shelf.put(entry)
+        if self._kept is not None:
+            self._kept.put(entry)
+
+    def _vector(self, entry: Entry, key: Key, policy: CachePolicy) -> None:
+        likeness = self._likeness
+        if likeness is None or not policy.semantic or key.text is None:
+            return
+        try:
+            if likeness.may(key):
+                entry.vector, entry.encoder = likeness.encode(key.text), likeness.version
+        except Exception:  # without its vector the entry is found by its words
+            self._failed("encoding a question")
+
+    def restore(self, entries: list[Entry]) -> None:
+        """Put entries that were kept back on the shelf; vectors of another encoder are made again."""
+        for entry in entries:
+            self._renew(entry)
+            self.shelf.put(entry)
+
+    def _renew(self, entry: Entry) -> None:
+        likeness = self._likeness
+        if not entry.vector or (likeness is not None and entry.encoder == likeness.version):
+            return
+        entry.vector = b""
+        try:
+            if likeness is not None and entry.text is not None:
+                entry.vector, entry.encoder = likeness.encode(entry.text), likeness.version
+        except Exception:  # found by its words then
+            self._failed("encoding a question")
+
+    def follow(self, new: list[Entry], gone: list[str]) -> None:
+        """Take over what other processes did to the file; to be called on the event loop."""
+        self.shelf.remove(gone)
+        self.restore(new)
+
+    def _drop(self, ids: list[str]) -> None:
+        self.shelf.remove(ids)
+        if self._kept is not None:
+            self._kept.remove(ids)
+
+    def _failed(self, doing: str) -> None:
+        self.failures += 1
+        if self.failures == 1:
+            logger.exception("the cache failed while %s; requests go on without it", doing)

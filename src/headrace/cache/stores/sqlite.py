@@ -1,0 +1,237 @@
+"""Entries in a SQLite file of their own, beside the store's: `headrace.db` has `headrace.cache.db`.
+
+A file of its own, since a cache may be thrown away and a ledger may not: it has other writes, other sizes, and one that is damaged
+is put aside and begun anew. Worker processes of one machine share it: each keeps all entries in memory, one thread
+writes what is new and reads what the others wrote. A request never waits for it, and a failure costs entries, never an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+
+from headrace.cache.entry import Entry
+
+__all__ = ["SQLiteEntries", "beside"]
+
+logger = logging.getLogger("headrace.cache")
+
+APPLICATION_ID = 0x48524341
+"""`HRCA`."""
+SCHEMA = 1
+BUSY_S = 5.0
+BATCH = 1024
+POLL_S = 1.0
+"""How old another process's entry may be before this one sees it."""
+
+_COLUMNS = (
+    "id", "scope", "exact", "text", "canonical", "tenant", "route", "target", "created", "expires", "body", "cost", "tokens",
+    "hits", "vector", "encoder",
+)  # fmt: skip
+_INSERT = f"INSERT OR REPLACE INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM entries"  # noqa: S608
+
+
+def beside(store: Path) -> Path:
+    """The cache's file for the store `store`."""
+    return store.with_name(f"{store.stem}.cache{store.suffix or '.db'}")
+
+
+class SQLiteEntries:
+    """The file at `path`, made when missing.
+
+    Attributes:
+        errors: Failed reads and writes.
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.errors = 0
+        self._changed: Callable[[list[Entry], list[str]], None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._seq = 0
+        self._ids: set[str] = set()
+        self._queue: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
+        self._closed = False
+        self._connection = _opened(path)
+        self._data_version = self._version()
+        self._thread = threading.Thread(target=self._run, name="headrace-cache-writer", daemon=True)
+        self._started = False
+
+    def load(self, now: float) -> list[Entry]:
+        """All entries that have not expired at `now` (seconds since 1970), the oldest first. To be called once, at first."""
+        connection = self._connection
+        connection.execute("DELETE FROM entries WHERE expires <= ?", (now,))
+        rows = connection.execute(f"{_SELECT} ORDER BY seq").fetchall()
+        entries = [Entry(**dict(zip(_COLUMNS, row[1:], strict=True))) for row in rows]
+        self._seq = rows[-1][0] if rows else 0
+        self._ids = {entry.id for entry in entries}
+        self._data_version = self._version()
+        self._thread.start()
+        self._started = True
+        return entries
+
+    def follow(self, changed: Callable[[list[Entry], list[str]], None]) -> None:
+        """Tell `changed`, on the loop that `on_loop` noted, what other processes did: entries that are new, ids
+        that have gone."""
+        self._changed = changed
+
+    def put(self, entry: Entry) -> None:
+        """Write it soon."""
+        if not self._closed:
+            self._queue.put(("put", entry))
+
+    def on_loop(self) -> None:
+        """Note the running loop, for `follow`; until then nothing is told."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Delete them soon."""
+        ids = list(ids)
+        if ids and not self._closed:
+            self._queue.put(("remove", ids))
+
+    def flush(self, within_s: float = 10.0) -> bool:
+        """Wait until all before is in the file; False if it was not within `within_s` seconds."""
+        done = threading.Event()
+        self._queue.put(("flush", done))
+        return done.wait(within_s)
+
+    def close(self) -> None:
+        """Write what is waiting and let go of the file; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(("stop", None))
+        if self._started:
+            self._thread.join(10.0)
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    # --- in the writer's thread ---------------------------------------------------------------------------------------
+
+    def _version(self) -> int:
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    def _run(self) -> None:
+        while True:
+            tasks: list[tuple[str, object]] = []
+            with suppress(queue.Empty):
+                tasks.append(self._queue.get(timeout=POLL_S))
+                while len(tasks) < BATCH:
+                    tasks.append(self._queue.get_nowait())
+            try:
+                self._write(tasks)
+                self._look()
+            except sqlite3.Error as error:
+                self.errors += 1
+                if self.errors == 1:
+                    logger.warning(
+                        "the cache file %s fails (%s); entries live in memory only", self.path, error
+                    )
+            for kind, value in tasks:
+                if kind == "flush" and isinstance(value, threading.Event):
+                    value.set()
+            if any(kind == "stop" for kind, _ in tasks):
+                return
+
+    def _write(self, tasks: list[tuple[str, object]]) -> None:
+        if not any(kind in ("put", "remove") for kind, _ in tasks):
+            return
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for kind, value in tasks:
+                if kind == "put" and isinstance(value, Entry):
+                    connection.execute(_INSERT, [getattr(value, name) for name in _COLUMNS])
+                    self._ids.add(value.id)
+                elif kind == "remove" and isinstance(value, list):
+                    connection.executemany("DELETE FROM entries WHERE id = ?", [(id_,) for id_ in value])
+                    self._ids.difference_update(value)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _look(self) -> None:
+        """Learn what other processes have done."""
+        version = self._version()
+        if self._loop is None or version == self._data_version:
+            return
+        self._data_version = version
+        rows = self._connection.execute(f"{_SELECT} WHERE seq > ? ORDER BY seq", (self._seq,)).fetchall()
+        there = {id_ for (id_,) in self._connection.execute("SELECT id FROM entries")}
+        new = [Entry(**dict(zip(_COLUMNS, row[1:], strict=True))) for row in rows if row[1] not in self._ids]
+        gone = self._ids - there
+        self._seq = max(self._seq, rows[-1][0]) if rows else self._seq
+        self._ids = there
+        if self._changed is not None and (new or gone):
+            self._told(self._changed, new, list(gone))
+
+    def _told(
+        self, changed: Callable[[list[Entry], list[str]], None], new: list[Entry], gone: list[str]
+    ) -> None:
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever would look
+            self._loop.call_soon_threadsafe(changed, new, gone)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """The file, brought up; what is no cache of ours, or damaged, is put aside under another name."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        return _prepared(path)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+            raise
+        aside = path.with_name(f"{path.name}.damaged")
+        logger.warning(
+            "the cache file %s cannot be read (%s); it is put aside as %s", path, error, aside.name
+        )
+        path.replace(aside)
+        for tail in ("-wal", "-shm"):
+            path.with_name(path.name + tail).unlink(missing_ok=True)
+        return _prepared(path)
+
+
+def _prepared(path: Path) -> sqlite3.Connection:
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, stat.S_IRUSR | stat.S_IWUSR))
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if (application, version) != (APPLICATION_ID, SCHEMA):
+            if tables:
+                raise sqlite3.DatabaseError(f"application {application:#x}, version {version}")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(
+                """CREATE TABLE IF NOT EXISTS entries (
+                    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, scope BLOB NOT NULL,
+                    exact BLOB NOT NULL UNIQUE, text TEXT, canonical TEXT, tenant TEXT NOT NULL, route TEXT NOT NULL,
+                    target TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL, cost INTEGER,
+                    tokens INTEGER NOT NULL, hits INTEGER NOT NULL, vector BLOB NOT NULL, encoder TEXT NOT NULL)"""
+            )
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={SCHEMA}")
+            connection.execute("COMMIT")
+        connection.execute("SELECT count(*) FROM entries").fetchone()
+    except BaseException:
+        with closing(connection):
+            raise
+    return connection
