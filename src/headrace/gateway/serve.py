@@ -7,6 +7,7 @@ one event loop with an engine of its own, all on one store file.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -43,6 +44,8 @@ SEND_BUFFER = 131_072
 writer notices after some hundred kilobytes."""
 
 BACKLOG = 2_048
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 RESTARTS_A_MINUTE = 5
 """A worker that dies more often than this is not started again: something is wrong that a restart does not cure."""
@@ -161,10 +164,15 @@ def _loop(main: asyncio._CoroutineLike[int]) -> int:
         return code
 
 
-async def _serve(settings: Settings, sock: socket.socket, out: TextIO | None, as_json: bool) -> int:
+async def _serve(
+    settings: Settings, sock: socket.socket, out: TextIO | None, as_json: bool, *, parent: int | None = None
+) -> int:
+    """`parent`: a pipe that ends when the parent process does, whatever ended it."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    if parent is not None:
+        loop.add_reader(parent, stop.set)
+    for number in STOPS:
         loop.add_signal_handler(number, stop.set)
     engine = Engine(settings)
     key = await first_key(engine.store, engine.clock) if out is not None and not settings.keys else None
@@ -175,7 +183,9 @@ async def _serve(settings: Settings, sock: socket.socket, out: TextIO | None, as
         gc.collect()
         gc.freeze()  # what start-up made lives on: collections of what requests make need not look at it
         await stop.wait()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        if parent is not None:
+            loop.remove_reader(parent)
+        for number in STOPS:
             loop.remove_signal_handler(number)  # a second signal ends at once
         cut = await gateway.stop(settings.gateway.drain_s)
         if cut:
@@ -189,32 +199,40 @@ def _supervise(settings: Settings, sock: socket.socket, out: TextIO, as_json: bo
         return engine_key
     workers: dict[int, None] = {}
     stopping = False
+    parent, held = os.pipe()
 
     def stop(number: int, frame: object) -> None:
         nonlocal stopping
         stopping = True
         for pid in workers:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def start() -> None:
-        pid = os.fork()
+        # Blocked, so that a stop signal finds either no new worker or one that is on the list.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        pid = -1 if stopping else os.fork()
         if pid == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.close(held)
+            for number in STOPS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
             code = 1
             try:
-                code = _loop(_serve(settings, sock, None, as_json))
+                code = _loop(_serve(settings, sock, None, as_json, parent=parent))
             except BaseException:
                 logger.exception("a worker failed")
             finally:
                 sys.stdout.flush()
                 os._exit(code)
-        workers[pid] = None
+        if pid > 0:
+            workers[pid] = None
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
+    for number in STOPS:
+        signal.signal(number, stop)
     for _ in range(settings.gateway.workers):
         start()
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
     worst, clock, deaths = 0, SystemClock(), list[float]()
     while workers:
         pid, status = os.wait()
@@ -230,6 +248,8 @@ def _supervise(settings: Settings, sock: socket.socket, out: TextIO, as_json: bo
             stop(signal.SIGTERM, None)
         else:
             start()
+    os.close(parent)
+    os.close(held)
     return worst
 
 
