@@ -466,7 +466,13 @@ class AsyncClient:
         call = engine.new_call(model=route.name, stream=stream)
         call.route, call.user, call.tags = route.name, user, dict(tags or {})
         request = Request(
-            body=Body(chat=chat), route=route, call=call, stream=stream, wants_usage=True, timeout_s=timeout
+            body=Body(chat=chat),
+            route=route,
+            call=call,
+            stream=stream,
+            wants_usage=True,
+            max_tokens=route.output_limit(chat.max_tokens),
+            timeout_s=timeout,
         )
         try:
             return await engine.handle(request), call

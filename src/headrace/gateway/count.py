@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from headrace.clock import timeout_at
 from headrace.errors import Forbidden, HeadraceError, Malformed
 from headrace.gateway.depth import check_depth
 from headrace.tokens import estimate_chat
@@ -49,8 +50,11 @@ async def count_tokens(
         headers = tuple((name, exchange.headers[name]) for name in FORWARDED if name in exchange.headers)
         spliced = dialect.splice(body, model=target.model, include_usage=False, max_tokens=None)
         try:
-            answer = await upstream.post("/count_tokens", spliced, headers, connect_s=route.connect_s)
+            async with timeout_at(engine.clock, engine.clock.now() + route.first_content_s):
+                answer = await upstream.post("/count_tokens", spliced, headers, connect_s=route.connect_s)
             return _decode(answer), b""
+        except TimeoutError:
+            logger.info("%s does not count tokens within %g s; estimating", target, route.first_content_s)
         except HeadraceError as error:
             logger.info("%s does not count tokens (%s); estimating", target, error.kind)
     return estimate_chat(
