@@ -31,8 +31,8 @@ WHY = {
     "images in the answer": "Messages has no images from the model.",
     "logprobs": "Messages has no log probabilities.",
     "more than one choice": "A message is one answer; the first choice is given.",
-    "thinking signature": "A signature of one provider proves nothing to another, and the dialect has no member for it.",
-    "tools that the provider ran": "A chat completion has no place for calls that the application is not to answer.",
+    "thinking signature": "Encrypted reasoning of OpenAI, Gemini and Grok; Messages has Claude's only, which does arrive.",
+    "tools that the provider ran": "Neither dialect has a place for a call that the other's provider has run already.",
     "which stop sequence ended it": "`finish_reason` is `stop`; which sequence it was has no member.",
 }
 
