@@ -159,6 +159,7 @@ class GatewaySettings:
         body_timeout_s: How long a client may take to send its body, beside a second for every 16 KiB of it.
         idle_timeout_s: How long a kept connection may be idle; above the 60 s of common load balancers, so that they
             and not we close it.
+        keep_alive_s: Silence after which a streamed response gets a comment, and is opened by it if it had not begun.
     """
 
     host: str = "127.0.0.1"
@@ -172,6 +173,7 @@ class GatewaySettings:
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
     idle_timeout_s: float = 75.0
+    keep_alive_s: float = 10.0
 
     @property
     def loopback(self) -> bool:
@@ -1133,6 +1135,7 @@ def _gateway(found: _Report, root: _Table, keys: Mapping[str, KeySettings]) -> G
         header_timeout_s=table.duration("header_timeout", usual.header_timeout_s),
         body_timeout_s=table.duration("body_timeout", usual.body_timeout_s),
         idle_timeout_s=table.duration("idle_timeout", usual.idle_timeout_s),
+        keep_alive_s=table.duration("keep_alive", usual.keep_alive_s),
     )
     table.close()
     _judge_gateway(found, gateway, keys, table.members)

@@ -262,8 +262,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request on its way through the stack.
 
-    `headers` are those of the caller that a provider of the same dialect is to see (`anthropic-beta`, ...). `deadline` is a
-    time on the clock's monotonic scale, `timeout_s` what the caller asked for. `max_tokens` is an output
+    `headers` are those of the caller that a provider of the same dialect is to see (`anthropic-beta`, ...). `deadline` and
+    `commit_by` (when a level that is not the last must have begun to answer) are times on the clock's monotonic scale, `timeout_s` what the caller asked for. `max_tokens` is an output
     limit that Headrace itself imposes, None for none. `cache_control` is the caller's `Cache-Control`. `allowed_routes` empty means all. `budgets` are those of the caller's key,
     `max_cost` is what the caller lets this request cost at most, `account` what the budget layer opened. `target` and `attempt` are set by the cascade and the retry layer.
     """
@@ -273,6 +273,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     call: Call
     stream: bool
     deadline: float = float("inf")
+    commit_by: float = float("inf")
     headers: Headers = ()
     wants_usage: bool = False
     timeout_s: float | None = None

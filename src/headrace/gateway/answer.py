@@ -29,6 +29,7 @@ from headrace.handler import Body, Dialect, Request, Stream, assemble
 from headrace.types import Complete, End, Frame, Headers
 
 if TYPE_CHECKING:
+    from headrace.clock import Clock, Timer
     from headrace.engine import Engine
     from headrace.gateway.auth import Identity, Keyring
     from headrace.gateway.http import Exchange
@@ -46,13 +47,22 @@ STREAM_TYPE = (
 )
 
 
-class Answering:
-    """Answers `POST` requests to the model endpoints."""
+KEEP_ALIVE = b": keep-alive\n\n"
 
-    def __init__(self, engine: Engine, keyring: Keyring, *, max_depth: int) -> None:
+
+class Answering:
+    """Answers `POST` requests to the model endpoints.
+
+    Args:
+        max_depth: Deepest nesting of JSON in a request.
+        keep_alive_s: Seconds of silence after which a streamed response is opened, and a comment sent.
+    """
+
+    def __init__(self, engine: Engine, keyring: Keyring, *, max_depth: int, keep_alive_s: float) -> None:
         self.engine = engine
         self.keyring = keyring
         self.max_depth = max_depth
+        self.keep_alive_s = keep_alive_s
         self.draining = False
 
     async def __call__(self, exchange: Exchange, dialect: Dialect) -> None:
@@ -65,7 +75,10 @@ class Answering:
             status = await answer(exchange, dialect, call, request, stream)
         except HeadraceError as error:
             status = error.http_status
-            _refuse(exchange, dialect, call, error)
+            if exchange.started:
+                exchange.finish(_last_words(dialect, call, error, opened_early=True))
+            else:
+                _refuse(exchange, dialect, call, error)
         except (asyncio.CancelledError, ConnectionResetError):
             raise
         except Exception:
@@ -91,6 +104,8 @@ class Answering:
         check_depth(body, self.max_depth)
         peek = dialect.peek(body)
         call.model, call.stream = peek.model, peek.stream
+        if peek.stream:
+            call.on_end.append(_KeepAlive(self.engine.clock, exchange, call, self.keep_alive_s).stop)
         _identify(call, identity, headers)
         route = self.engine.route(peek.model, dialect.name)
         call.route = route.name
@@ -169,9 +184,7 @@ async def _whole(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
 
 def _answer_headers(call: Call, *, whole: bool) -> bytes:
     """The headers that say who answered; the cost only of a whole answer, for of a stream it is not known yet."""
-    lines = [
-        f"x-request-id: {call.id}\r\nrequest-id: {call.id}\r\nx-headrace-attempts: {len(call.attempts)}\r\n"
-    ]
+    lines = [f"x-headrace-attempts: {len(call.attempts)}\r\n"]
     if call.target is not None:
         lines.append(f"x-headrace-target: {_clean(str(call.target))}\r\n")
     if whole:
@@ -182,7 +195,11 @@ def _answer_headers(call: Call, *, whole: bool) -> bytes:
             lines.append(f"x-headrace-cache-detail: {_clean(detail)}\r\n")
     if call.warnings:
         lines.append(f"x-headrace-warnings: {_clean('; '.join(call.warnings))}\r\n")
-    return "".join(lines).encode("latin-1", "replace")
+    return _id_headers(call) + "".join(lines).encode("latin-1", "replace")
+
+
+def _id_headers(call: Call) -> bytes:
+    return f"x-request-id: {call.id}\r\nrequest-id: {call.id}\r\n".encode("latin-1", "replace")
 
 
 def _clean(text: str) -> str:
@@ -197,7 +214,9 @@ def _clean(text: str) -> str:
 
 async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Request, stream: Stream) -> int:
     """Returns the status for the ledger: what a stream that broke would have had, had it not begun with 200."""
-    exchange.start(200, STREAM_TYPE + _answer_headers(call, whole=False))
+    opened_early = exchange.started
+    if not opened_early:
+        exchange.start(200, STREAM_TYPE + _answer_headers(call, whole=False))
     encoder = None
     ended = False
     try:
@@ -207,7 +226,7 @@ async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
                 if frame.raw is not None and frame.dialect == dialect.name and not _is_whole(frame):
                     if frame.events and type(frame.events[-1]) is End:
                         ended = True
-                        pieces.append(_receipt(call))
+                        pieces.append(_receipt(call, opened_early=opened_early))
                     if not frame.hidden:
                         pieces.append(frame.raw)
                 else:
@@ -221,19 +240,57 @@ async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
             exchange.finish()
         else:
             last = encoder or dialect.encoder(include_usage=False, model=_answered_by(call), id=call.id)
-            exchange.finish(_receipt(call) + last.end())
+            exchange.finish(_receipt(call, opened_early=opened_early) + last.end())
         return 200
     except HeadraceError as error:
         broken = error if isinstance(error, StreamBroken) else StreamBroken(error.message)
-        exchange.finish(
-            _receipt(call)
-            + dialect.encode_stream_error(
-                broken.kind, broken.message, status=broken.http_status, request_id=call.id
-            )
-        )
+        exchange.finish(_last_words(dialect, call, broken, opened_early=opened_early))
         return broken.http_status
     finally:
         await stream.aclose()
+
+
+def _last_words(dialect: Dialect, call: Call, error: HeadraceError, *, opened_early: bool) -> bytes:
+    """How a streamed response ends that has begun and has no whole answer."""
+    said = dialect.encode_stream_error(
+        error.kind, error.message, status=error.http_status, request_id=call.id
+    )
+    return _receipt(call, opened_early=opened_early) + said
+
+
+class _KeepAlive:
+    """Sends a comment whenever a streamed response has been silent for a while, so that nothing on the way to the client takes it
+    for dead. Before the answer has begun the first comment opens the response: from then on an error can only be an event,
+    and what the headers would have said stands in the receipt.
+
+    One timer a stream; the writer only counts its writes.
+    """
+
+    __slots__ = ("_call", "_clock", "_every_s", "_exchange", "_seen", "_timer")
+
+    def __init__(self, clock: Clock, exchange: Exchange, call: Call, every_s: float) -> None:
+        self._clock = clock
+        self._exchange = exchange
+        self._call = call
+        self._every_s = every_s
+        self._seen = 0
+        self._timer: Timer = clock.call_at(clock.now() + every_s, self._fire)
+
+    def _fire(self) -> None:
+        exchange = self._exchange
+        try:
+            if not exchange.started:
+                exchange.start(200, STREAM_TYPE + _id_headers(self._call))
+            if exchange.pieces == self._seen:
+                exchange.interject(KEEP_ALIVE)
+        except ConnectionResetError:
+            return
+        self._seen = exchange.pieces
+        self._timer = self._clock.call_at(self._clock.now() + self._every_s, self._fire)
+
+    def stop(self, call: Call) -> None:
+        """The response is over."""
+        self._timer.cancel()
 
 
 def _answered_by(call: Call) -> str:
@@ -245,14 +302,16 @@ def _is_whole(frame: Frame) -> bool:
     return len(frame.events) == 1 and type(frame.events[0]) is Complete
 
 
-def _receipt(call: Call) -> bytes:
-    """What a stream cannot say in its headers, as a comment: who answered, after how many attempts, at what cost."""
+def _receipt(call: Call, *, opened_early: bool) -> bytes:
+    """What a stream cannot say in its headers, as a comment: who answered, after how many attempts, at what cost; and the warnings,
+    where the headers were sent before there were any."""
     text = json.dumps(
         {
             "request_id": call.id,
             "target": _answered_by(call),
             "attempts": len(call.attempts),
             "cost_usd": format_usd(call.cost),
+            **({"warnings": call.warnings} if opened_early and call.warnings else {}),
         }
     )
     return f": headrace {text}\n\n".encode()

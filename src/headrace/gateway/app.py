@@ -94,7 +94,10 @@ class App:
         self.busy: Callable[[], int] = lambda: 0
         self.metrics = Metrics(busy=self._busy, dropped=lambda: engine.store.dropped)
         engine.trace.observers.append(self.metrics)
-        self.answering = Answering(engine, keyring, max_depth=engine.settings.gateway.max_depth)
+        gateway = engine.settings.gateway
+        self.answering = Answering(
+            engine, keyring, max_depth=gateway.max_depth, keep_alive_s=gateway.keep_alive_s
+        )
         self._openai = dialects.by_name("openai-chat")
         self._anthropic = dialects.by_name("anthropic")
         self._chats: dict[str, Dialect] = {

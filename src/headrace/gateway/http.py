@@ -65,7 +65,7 @@ class Exchange:
 
     `path` is the raw path as sent, without the query. `headers` has lower-case names; of repeated ones the values are joined by
     ", ". Exactly one of `respond` and `start` is called; after `start` come `write`s and one `finish`. A method raises
-    `ConnectionResetError` once the client is gone.
+    `ConnectionResetError` once the client is gone. `pieces` counts the writes of a streamed answer.
     """
 
     __slots__ = (
@@ -76,6 +76,7 @@ class Exchange:
         "headers",
         "method",
         "path",
+        "pieces",
         "query",
         "started",
     )
@@ -100,6 +101,7 @@ class Exchange:
         self.headers = headers
         self.body = body
         self.started = False
+        self.pieces = 0
 
     @property
     def peer(self) -> str:
@@ -126,10 +128,16 @@ class Exchange:
         """Send a piece; waits while the client reads too slowly."""
         if not data:
             return
+        self.pieces += 1
         connection = self._connection
         connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         if connection.paused is not None:
             await connection.paused
+
+    def interject(self, data: bytes) -> None:
+        """Send a piece at once, unless the client has yet to read what was sent before."""
+        if self._connection.paused is None:
+            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def finish(self, last: bytes = b"") -> None:
         """The streamed answer is complete; `last` goes out in the same write."""

@@ -56,6 +56,14 @@ class Cascade:
     lacks: Callable[[Target, Request], str | None]
     translated: Callable[[Target, Request], bool]
 
+    def _share(self, request: Request, after: int) -> float:
+        """The time by which a level must have begun to answer, with `after` levels left behind it: an equal share of what is
+        left of the deadline, so that one silent target does not use up the others' turn."""
+        if after == 0:
+            return float("inf")
+        now = self.clock.now()
+        return now + (request.deadline - now) / (after + 1)
+
     def __call__(self, inner: Handler) -> Handler:
         async def handle(request: Request) -> Stream:
             return await self._descend(inner, request)
@@ -78,7 +86,14 @@ class Cascade:
             if translated:
                 _ = request.body.chat  # a body that cannot be read is the caller's fault, not an attempt's
             try:
-                return await inner(msgspec.structs.replace(request, target=target, last_level=level == last))
+                return await inner(
+                    msgspec.structs.replace(
+                        request,
+                        target=target,
+                        last_level=level == last,
+                        commit_by=self._share(request, last - level),
+                    )
+                )
             except ProviderError as error:
                 if disposition(error, translated=translated, on_refusal=route.on_refusal).what is What.STOP:
                     raise

@@ -13,7 +13,7 @@ import msgspec
 
 from headrace.call import Attempt
 from headrace.clock import Clock
-from headrace.errors import ProviderError, What, disposition
+from headrace.errors import ProviderError, ProviderTimeout, What, disposition
 from headrace.handler import Handler, Request, Stream
 
 __all__ = ["Backoff", "Retry", "full_jitter", "next_attempt"]
@@ -58,9 +58,12 @@ def next_attempt(
     """Seconds to wait before asking the same target again, or None to leave it; pure.
 
     None when the error is final, the attempts are used up, the wait would reach the deadline, or another level is left and
-    the wait is above `max_wait_s`.
+    the wait is above `max_wait_s` or the target was silent: who waited a whole timeout for it does not do so twice while
+    somebody else can be asked.
     """
     if made >= allowed:
+        return None
+    if isinstance(error, ProviderTimeout) and not last_level:
         return None
     decision = disposition(error)
     if decision.what is not What.RETRY:
@@ -113,7 +116,7 @@ class Retry:
                     made=made,
                     allowed=target.attempts,
                     now=clock.now(),
-                    deadline=request.deadline,
+                    deadline=min(request.deadline, request.commit_by),
                     max_wait_s=request.route.max_wait_s,
                     last_level=request.last_level,
                     backoff=self.backoff,

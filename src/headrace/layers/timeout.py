@@ -1,6 +1,6 @@
 """Bounds how long one attempt may be silent.
 
-Until the commit the attempt runs under one cancel scope (first content, for streams; the deadline, always). Afterwards there is
+Until the commit the attempt runs under one cancel scope (first content, for streams; the level's share of the deadline, always). Afterwards there is
 one timer a stream, armed again lazily: when it fires it compares the time of the last content with the limit and either sleeps
 on or aborts the stream. Nothing is done per event. Pings are not content, thinking is; the time in which the reader does not read
 does not count.
@@ -35,6 +35,8 @@ class Timeout:
             assert attempt is not None
             route = request.route
             when, phase, limit = request.deadline, "total", "the deadline"
+            if request.commit_by < when:
+                when, limit = request.commit_by, "this level's share of the deadline"
             if request.stream and attempt.started_at + route.first_content_s < when:
                 when, phase = attempt.started_at + route.first_content_s, "first_content"
                 limit = f"{route.first_content_s:g} s"
