@@ -20,6 +20,8 @@ __all__ = [
     "Members",
     "Wrong",
     "check_utf8",
+    "encode",
+    "inside",
     "invalid_request",
     "json",
     "members_of",
@@ -40,7 +42,7 @@ BOOL: msgspec.json.Decoder[bool | None] = msgspec.json.Decoder(bool | None)
 ITEMS: msgspec.json.Decoder[list[Raw] | None] = msgspec.json.Decoder(list[Raw] | None)
 _OBJECT: msgspec.json.Decoder[Members] = msgspec.json.Decoder(Members)
 _OBJECT_OR_NULL: msgspec.json.Decoder[Members | None] = msgspec.json.Decoder(Members | None)
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What reading JSON from a stranger may raise."""
@@ -85,17 +87,22 @@ def members_of(raw: Raw | bytes, path: str) -> Members:
     return _decode(_OBJECT, raw, path)
 
 
+def inside(path: str, name: str) -> str:
+    """Where the member `name` of the object at `path` is."""
+    return f"{path}.{name}" if path else name
+
+
 def take(members: Members, name: str, decoder: msgspec.json.Decoder[T], path: str) -> T | None:
     """Remove a member; None when it is absent or null. Raises `Wrong`."""
     raw = members.pop(name, None)
-    return None if raw is None else _decode(decoder, raw, f"{path}.{name}" if path else name)
+    return None if raw is None else _decode(decoder, raw, inside(path, name))
 
 
 def need(members: Members, name: str, decoder: msgspec.json.Decoder[T | None], path: str) -> T:
     """Remove a member that must be there. Raises `Wrong`."""
     value = take(members, name, decoder, path)
     if value is None:
-        raise Wrong(f"{path}.{name}" if path else name, "is required")
+        raise Wrong(inside(path, name), "is required")
     return value
 
 
@@ -106,7 +113,7 @@ def take_members(members: Members, name: str, path: str) -> Members | None:
 
 def json(value: Any) -> Raw:
     """`value` as JSON text."""
-    return Raw(_encode(value))
+    return Raw(encode(value))
 
 
 def _decode(decoder: msgspec.json.Decoder[T], raw: Raw | bytes, path: str) -> T:
