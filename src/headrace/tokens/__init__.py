@@ -1,7 +1,26 @@
-"""Token counts without a tokenizer: bounded from above, marked as estimates wherever they are shown."""
+"""Token counts: exact offline where a vocabulary is installed, else bounded from above and corrected by what providers report."""
 
 from __future__ import annotations
 
-from headrace.tokens.estimate import Estimate, estimate_chat, estimate_text
+from headrace.tokens.correction import Correction
+from headrace.tokens.estimate import (
+    Estimate,
+    TextCounter,
+    estimate_block,
+    estimate_chat,
+    estimate_message,
+    estimate_text,
+)
+from headrace.tokens.exact import encoding_of, exact_counter
 
-__all__ = ["Estimate", "estimate_chat", "estimate_text"]
+__all__ = [
+    "Correction",
+    "Estimate",
+    "TextCounter",
+    "encoding_of",
+    "estimate_block",
+    "estimate_chat",
+    "estimate_message",
+    "estimate_text",
+    "exact_counter",
+]

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from typing import TypeAlias
 
 import msgspec
 
@@ -26,7 +28,7 @@ from headrace.types import (
     ToolResult,
 )
 
-__all__ = ["Estimate", "estimate_chat", "estimate_text"]
+__all__ = ["Estimate", "TextCounter", "estimate_block", "estimate_chat", "estimate_message", "estimate_text"]
 
 _WORDS = re.compile(r"[A-Za-z]+|[0-9]+|\s+|[^\sA-Za-z0-9]")
 
@@ -54,6 +56,9 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 NOTHING = Estimate(0, 0)
+
+TextCounter: TypeAlias = Callable[[str], Estimate]
+"""Counts plain text; an exact one gives its count twice."""
 
 
 def estimate_text(text: str) -> Estimate:
@@ -89,47 +94,51 @@ def estimate_text(text: str) -> Estimate:
     return Estimate(math.ceil(likely), math.ceil(bound))
 
 
-def _estimate_block(block: object) -> Estimate:
+def estimate_block(block: object, text_of: TextCounter = estimate_text) -> Estimate:
+    """Tokens of one block."""
     match block:
         case Text(text=text) | Refusal(text=text):
-            return estimate_text(text)
+            return text_of(text)
         case Thinking(text=text, redacted=redacted):
-            return estimate_text(text) + estimate_text(redacted or "")
+            return text_of(text) + text_of(redacted or "")
         case ToolCall(name=name, arguments=arguments):
-            return estimate_text(name) + estimate_text(arguments) + Estimate(8, 16)
+            return text_of(name) + text_of(arguments) + Estimate(8, 16)
         case ToolResult(content=content):
-            return sum((_estimate_block(inner) for inner in content), Estimate(6, 12))
+            return sum((estimate_block(inner, text_of) for inner in content), Estimate(6, 12))
         case Image():
             return Estimate(IMAGE_LIKELY, IMAGE_BOUND)
         case Document(text=str(text)):
-            return estimate_text(text)
+            return text_of(text)
         case Document(data=str(data)):
             size = len(data) * 3 // 4
             return Estimate(math.ceil(size * PDF_PER_BYTE_LIKELY), math.ceil(size * PDF_PER_BYTE_BOUND))
         case Document():
             return Estimate(2_000, 50_000)
         case Opaque(raw=raw):
-            return estimate_text(bytes(raw).decode("utf-8", "replace"))
+            return text_of(bytes(raw).decode("utf-8", "replace"))
         case _:
             return NOTHING
 
 
-def _estimate_message(message: Message) -> Estimate:
-    return sum((_estimate_block(block) for block in message.content), Estimate(PER_MESSAGE, PER_MESSAGE + 4))
+def estimate_message(message: Message, text_of: TextCounter = estimate_text) -> Estimate:
+    """Tokens of one message with its framing."""
+    return sum(
+        (estimate_block(block, text_of) for block in message.content), Estimate(PER_MESSAGE, PER_MESSAGE + 4)
+    )
 
 
-def estimate_chat(chat: Chat) -> Estimate:
-    """Input tokens of a whole request: messages, images, documents, tools and framing."""
-    total = sum((_estimate_message(message) for message in chat.messages), Estimate(PER_REPLY, PER_REPLY + 8))
+def estimate_chat(chat: Chat, text_of: TextCounter = estimate_text) -> Estimate:
+    """Input tokens of a whole request: messages, images, documents, tools and framing. `text_of` counts plain text."""
+    total = sum(
+        (estimate_message(message, text_of) for message in chat.messages), Estimate(PER_REPLY, PER_REPLY + 8)
+    )
     for tool in chat.tools:
         schema = bytes(tool.parameters).decode("utf-8", "replace") if tool.parameters is not None else ""
         raw = bytes(tool.opaque.raw).decode("utf-8", "replace") if tool.opaque is not None else ""
-        total += (
-            estimate_text(tool.name) + estimate_text(tool.description or "") + estimate_text(schema + raw)
-        )
+        total += text_of(tool.name) + text_of(tool.description or "") + text_of(schema + raw)
         total += Estimate(PER_TOOL, PER_TOOL * 4)
     if chat.tools:
         total += Estimate(60, 400)
     if chat.response_format is not None and chat.response_format.schema is not None:
-        total += estimate_text(bytes(chat.response_format.schema).decode("utf-8", "replace"))
+        total += text_of(bytes(chat.response_format.schema).decode("utf-8", "replace"))
     return total
