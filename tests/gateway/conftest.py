@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 import uvloop
+from hypothesis import settings
 from tests.gateway.gate import Gate, gated
 
 from headrace.testing import FakeProvider
+
+settings.register_profile("long", max_examples=20_000)
 
 
 @pytest.fixture(scope="module")
