@@ -17,8 +17,9 @@ from headrace.types import FinishReason, Target, Usage
 
 __all__ = ["Attempt", "Cached", "Call", "Outcome", "format_usd"]
 
-Outcome = Literal["pending", "ok", "error", "broken", "cancelled"]
-"""`broken`: the stream died after its first content. `cancelled`: the caller left, or another attempt won."""
+Outcome = Literal["pending", "ok", "error", "broken", "cancelled", "skipped"]
+"""`broken`: the stream died after its first content. `cancelled`: the caller left, or another attempt won. `skipped`: nothing was
+sent, for the reason in `note` or `error_kind`."""
 
 Nanodollars = int
 """Money: an integer of 10**-9 US dollars."""
@@ -37,7 +38,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     """One request to one target.
 
     Times are seconds; `started_at` on the clock's monotonic scale, `started_wall` since 1970; `waited_s` is the wait before
-    the attempt, `first_content_s` and `duration_s` count from its start. Costs are nano-dollars, None while unknown;
+    the attempt, `first_content_s` and `duration_s` count from its start. `breaker` is the state of the target's circuit when it
+    was asked, `note` our own reason for what was done (`retry budget spent`). Costs are nano-dollars, None while unknown;
     `wasted` is the part of `cost` that bought nothing the caller received; `estimated` marks a cost that is an upper bound, since
     the provider may have charged for tokens that it did not report. `last_content_at` is on the monotonic scale, moved on
     by the time in which nobody was `reading`.
@@ -63,6 +65,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     last_content_at: float = 0.0
     reading: bool = True
     error: ProviderError | None = None
+    breaker: str | None = None
+    note: str | None = None
     duration_s: float | None = None
     on_end: list[Callable[[Attempt], None]] = []
 
@@ -95,6 +99,8 @@ class Attempt(msgspec.Struct, kw_only=True):
         took = "" if self.duration_s is None else f" after {self.duration_s:.2f} s"
         waited = f" (waited {self.waited_s:.2f} s)" if self.waited_s else ""
         why = f": {self.error_message}" if self.error_message else ""
+        if self.note:
+            why += f" ({self.note})" if why else f": {self.note}"
         return f"{self.target}: {status}{said}{took}{waited}{why}"
 
 
@@ -178,6 +184,11 @@ class Call(msgspec.Struct, kw_only=True):
     def target(self) -> Target | None:
         """Who answered, or was asked last."""
         return self.attempts[-1].target if self.attempts else None
+
+    @property
+    def sent(self) -> int:
+        """How many attempts reached for a provider; the others were skipped."""
+        return sum(attempt.outcome != "skipped" for attempt in self.attempts)
 
     @property
     def cost(self) -> Nanodollars | None:

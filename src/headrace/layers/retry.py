@@ -7,7 +7,7 @@ the try failed, so that whoever looks at the call later sees all of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -15,8 +15,12 @@ from headrace.call import Attempt
 from headrace.clock import Clock
 from headrace.errors import ProviderError, ProviderTimeout, What, disposition
 from headrace.handler import Handler, Request, Stream
+from headrace.types import Target
 
-__all__ = ["Backoff", "Retry", "full_jitter", "next_attempt"]
+__all__ = ["Backoff", "Retry", "RetryBudget", "full_jitter", "next_attempt"]
+
+BUDGETS_KEPT = 4096
+"""Targets whose budgets are remembered; callers may name any model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +82,58 @@ def next_attempt(
     return delay
 
 
+class RetryBudget:
+    """How many retries a target may be burdened with, over all requests of this process: a token bucket for each target.
+
+    Every request puts `ratio` of a token in, every retry takes one out; `floor` tokens are there at first and are the most that
+    is kept. So an outage that every request meets adds at most `ratio` to the target's load, after the first `floor` retries.
+
+    Args:
+        floor: Tokens, 1 or more.
+        ratio: Retries allowed for each request, 0 or more.
+
+    Source: Finagle's and Linkerd's retry budgets (20 % of requests and a floor), gRPC's retry throttling (A6: a bucket, without
+    a term in time, so that a quiet client earns no retries against a dead server).
+    """
+
+    __slots__ = ("_floor", "_ratio", "_tokens")
+
+    def __init__(self, *, floor: float = 10.0, ratio: float = 0.2) -> None:
+        self._floor = floor
+        self._ratio = ratio
+        self._tokens: dict[tuple[str, str], float] = {}
+
+    def earn(self, target: Target) -> None:
+        """A request goes to `target` for the first time."""
+        tokens, key = self._tokens, (target.provider, target.model)
+        held = tokens.get(key)
+        if held is not None:  # a full bucket is not kept
+            held += self._ratio
+            if held < self._floor:
+                tokens[key] = held
+            else:
+                del tokens[key]
+
+    def spend(self, target: Target) -> bool:
+        """Whether a retry is allowed; takes its token if so."""
+        tokens, key = self._tokens, (target.provider, target.model)
+        held = tokens.get(key, self._floor)
+        if held < 1.0:
+            return False
+        if len(tokens) >= BUDGETS_KEPT and key not in tokens:
+            del tokens[next(iter(tokens))]
+        tokens[key] = held - 1.0
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Repeats at one target. `random` is uniform on [0, 1)."""
+    """Repeats at one target. `random` is uniform on [0, 1); `budget` is shared by all requests."""
 
     clock: Clock
     random: Callable[[], float]
     backoff: Backoff = Backoff()
+    budget: RetryBudget = field(default_factory=RetryBudget)
 
     def __call__(self, inner: Handler) -> Handler:
         async def handle(request: Request) -> Stream:
@@ -96,6 +145,7 @@ class Retry:
         clock, call, target = self.clock, request.call, request.target
         assert target is not None
         made, waited = 0, 0.0
+        self.budget.earn(target)
         while True:
             made += 1
             now = clock.now()
@@ -110,7 +160,6 @@ class Retry:
             try:
                 return await inner(msgspec.structs.replace(request, attempt=attempt))
             except ProviderError as error:
-                attempt.fail(error, clock.now())
                 delay = next_attempt(
                     error,
                     made=made,
@@ -122,6 +171,10 @@ class Retry:
                     backoff=self.backoff,
                     random=self.random,
                 )
+                if delay is not None and not self.budget.spend(target):
+                    attempt.note = "retry budget spent"
+                    delay = None
+                attempt.fail(error, clock.now())
                 if delay is None:
                     raise
             except BaseException:
