@@ -588,12 +588,15 @@ class Client:
     ) -> None:
         self.client = AsyncClient(settings, models=models)
         self._portal: _Portal | None = None
+        self._first = threading.Lock()
 
     @property
     def portal(self) -> _Portal:
         """The thread with its loop, started at first use."""
         if self._portal is None:
-            self._portal = _Portal()
+            with self._first:  # several threads may be the first
+                if self._portal is None:
+                    self._portal = _Portal()
         return self._portal
 
     chat = _sync(AsyncClient.chat)
