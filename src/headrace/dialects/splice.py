@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from json.scanner import make_scanner
 from typing import Any, NoReturn
 
+import msgspec
 from msgspec import Struct
 
 from headrace.errors import InvalidRequest
@@ -19,8 +20,8 @@ from headrace.errors import InvalidRequest
 __all__ = ["MAX_DEPTH", "Member", "members", "splice"]
 
 MAX_DEPTH = 128
-"""The deepest nesting of a body: far above any real one (JSON Schemas of tools have some ten levels), far below what
-overflows a recursive parser."""
+"""The deepest nesting that Python's parser is given: far above any real one (JSON Schemas of tools have some ten levels), far
+below what overflows it. The fast decoder has a limit of its own."""
 
 
 class Member(Struct, frozen=True, gc=False):
@@ -35,8 +36,43 @@ def members(body: bytes) -> list[Member]:
     """The members of the JSON object `body`, in order, duplicates included.
 
     Raises:
-        InvalidRequest: `body` is not a JSON object, or nests deeper than `MAX_DEPTH`.
+        InvalidRequest: `body` is not a JSON object, or nests too deep.
     """
+    found = _walk(body)
+    return _parse(body) if found is None else found
+
+
+def _walk(body: bytes) -> list[Member] | None:
+    """The members at the price of one decoding, or None where a duplicate or an escaped name leaves a doubt.
+
+    A fast decoder says which members there are, but not where. The body must be exactly these, each once and in their order,
+    with white space between them; then it can hold no other.
+    """
+    try:
+        top = _TOP.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    begin = _BEGIN.match(body)
+    if begin is None:
+        return None
+    at = begin.end()
+    found: list[Member] = []
+    for name, raw in top.items():
+        key = _BETWEEN.match(body, at) if found else _SPACES.match(body, at)
+        if key is None:
+            return None
+        at = key.end()
+        quoted = b'"%b"' % name.encode()
+        colon = _COLON.match(body, at + len(quoted))
+        if colon is None or not body.startswith(quoted, at) or not body.startswith(bytes(raw), colon.end()):
+            return None
+        at = colon.end() + len(raw)
+        found.append(Member(name, colon.end(), at))
+    return found if _END.fullmatch(body, at) else None
+
+
+def _parse(body: bytes) -> list[Member]:
+    """The members of any JSON object, at the price of Python's parser."""
     _check_depth(body)
     # One character a byte, so that positions are those of the bytes; the structure of JSON is all ASCII.
     text = body.decode("latin-1")
@@ -76,37 +112,21 @@ def members(body: bytes) -> list[Member]:
     return found
 
 
-def splice(body: bytes, changes: Mapping[str, bytes], *, present: Collection[str] = ()) -> bytes:
+def splice(body: bytes, changes: Mapping[str, bytes], found: Sequence[Member] | None = None) -> bytes:
     """`body` with the top members in `changes` set to the JSON text given for each; nothing else moves.
 
     The value of a member that exists is exchanged where it stands; an absent one is appended.
 
     Args:
         changes: Names, in ASCII, and values as JSON text.
-        present: Members that a decoder has found at the top of this very body, which is thereby known to be a JSON object.
-            Changing nothing but these, and members whose name occurs nowhere, costs no parse.
+        found: The `members` of this very body, where they are at hand.
 
     Raises:
-        InvalidRequest: `body` is not a JSON object, nests deeper than `MAX_DEPTH`, or has a member of `changes` twice.
+        InvalidRequest: `body` is not a JSON object, nests too deep, or has a member of `changes` twice.
     """
-    edits = _quick(body, changes, present) if present else None
-    if edits is None:
-        edits = _exact(body, changes)
-    pieces: list[bytes] = []
-    at = 0
-    for start, end, value in sorted(edits):
-        pieces += (body[at:start], value)
-        at = end
-    pieces.append(body[at:])
-    return b"".join(pieces)
-
-
-_Edit = tuple[int, int, bytes]
-
-
-def _exact(body: bytes, changes: Mapping[str, bytes]) -> list[_Edit]:
-    found = members(body)
-    edits: list[_Edit] = []
+    if found is None:
+        found = members(body)
+    edits: list[tuple[int, int, bytes]] = []
     seen: set[str] = set()
     for member in found:
         if member.name in changes:
@@ -117,51 +137,28 @@ def _exact(body: bytes, changes: Mapping[str, bytes]) -> list[_Edit]:
     added = {name: value for name, value in changes.items() if name not in seen}
     if added:
         edits.append(_append(body, added, bool(found)))
-    return edits
+    pieces: list[bytes] = []
+    at = 0
+    for start, end, value in edits:
+        pieces += (body[at:start], value)
+        at = end
+    pieces.append(body[at:])
+    return b"".join(pieces)
 
 
-def _quick(body: bytes, changes: Mapping[str, bytes], present: Collection[str]) -> list[_Edit] | None:
-    """The edits without a parse, or None where the bytes alone leave a doubt.
-
-    The body is valid JSON. Quotes inside strings are escaped, so `"model"` with `{` or `,` before it and `:` behind it is a
-    key. When that is the only `"model"` and no name in the body is spelled with escapes, it is the top one that a decoder
-    found.
-    """
-    if b"\\u00" in body and _ESCAPED_LETTER.search(body):
-        return None
-    edits: list[_Edit] = []
-    added: dict[str, bytes] = {}
-    for name, value in changes.items():
-        quoted = b'"%b"' % name.encode("ascii")
-        at = body.find(quoted)
-        if name not in present:
-            if at >= 0:
-                return None
-            added[name] = value
-            continue
-        match = _SCALAR.match(body, at + len(quoted)) if at >= 0 else None
-        if match is None or body.find(quoted, match.end()) >= 0:
-            return None
-        before = body[max(0, at - _NEAR) : at].rstrip(b" \t\r\n")
-        if not before.endswith((b"{", b",")):
-            return None
-        edits.append((match.start(1), match.end(1), value))
-    if added:
-        edits.append(_append(body, added, True))
-    return edits
-
-
-def _append(body: bytes, added: Mapping[str, bytes], after_others: bool) -> _Edit:
+def _append(body: bytes, added: Mapping[str, bytes], after_others: bool) -> tuple[int, int, bytes]:
     close = body.rindex(b"}")
     end = len(body[:close].rstrip(b" \t\r\n")) if close and body[close - 1] in b" \t\r\n" else close
     text = b",".join(b'"%b":%b' % (name.encode("ascii"), value) for name, value in added.items())
     return end, end, b"," + text if after_others else text
 
 
-_NEAR = 64
-_SCALAR = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("[^"\\]*"|[-+.\w]+)')
-# Letters and the underscore: what our names are made of. Encoders that escape write other characters so.
-_ESCAPED_LETTER = re.compile(rb"\\u00(?:[67]|5[fF])")
+_TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_BEGIN = re.compile(rb"[ \t\r\n]*\{")
+_SPACES = re.compile(rb"[ \t\r\n]*")
+_BETWEEN = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
+_COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+_END = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*")
 _SPACE = re.compile(r"[ \t\n\r]*")
 # An unclosed string runs to the end, so that a hostile body is read once.
 _STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)

@@ -21,7 +21,7 @@ from headrace.dialects.anthropic.errors import envelope
 from headrace.dialects.anthropic.reply import decode_answer, encode_answer
 from headrace.dialects.anthropic.request import DEFAULT_MAX_TOKENS, decode_chat, encode_chat
 from headrace.dialects.anthropic.thinking import EFFORT_SHARES, MIN_BUDGET
-from headrace.dialects.splice import splice
+from headrace.dialects.splice import members, splice
 from headrace.dialects.wire import UNREADABLE, Wrong, check_utf8, encode, invalid_request
 from headrace.errors import Malformed
 from headrace.handler import Peek
@@ -36,12 +36,23 @@ class _Glance(Struct, frozen=True):
     max_tokens: int | None = None
 
 
-class _Budget(Struct, frozen=True):
-    thinking: dict[str, Any] | None = None
-
-
 _GLANCE = msgspec.json.Decoder(_Glance)
-_BUDGET = msgspec.json.Decoder(_Budget)
+_THINKING: msgspec.json.Decoder[dict[str, Any] | None] = msgspec.json.Decoder(dict[str, Any] | None)
+
+
+def _lowered(raw: bytes, max_tokens: int) -> dict[str, bytes]:
+    """The change of `thinking` that a limit asks for, if any."""
+    try:
+        thinking = _THINKING.decode(raw) or {}
+    except UNREADABLE as error:
+        raise invalid_request(error) from None
+    budget = thinking.get("budget_tokens")
+    if not isinstance(budget, int) or budget < max_tokens:
+        return {}
+    fits = max_tokens > MIN_BUDGET
+    return {
+        "thinking": encode({**thinking, "budget_tokens": max_tokens - 1} if fits else {"type": "disabled"})
+    }
 
 
 class Anthropic:
@@ -75,20 +86,13 @@ class Anthropic:
         """As the protocol says. A thinking budget that a new `max_tokens` would make invalid is lowered below it, or
         thinking turned off where that leaves less than `MIN_BUDGET`. Raises `InvalidRequest`."""
         changes = {"model": encode(model)}
-        self.peek(body)
+        found = members(body)
         if max_tokens is not None:
-            changes["max_tokens"] = encode(max_tokens)
-            if b"budget_tokens" in body:
-                try:
-                    thinking = _BUDGET.decode(body).thinking
-                except UNREADABLE as error:
-                    raise invalid_request(error) from None
-                budget = None if thinking is None else thinking.get("budget_tokens")
-                if thinking is not None and isinstance(budget, int) and budget >= max_tokens:
-                    fits = max_tokens > MIN_BUDGET
-                    lowered = {**thinking, "budget_tokens": max_tokens - 1} if fits else {"type": "disabled"}
-                    changes["thinking"] = encode(lowered)
-        return splice(body, changes, present=("model",))
+            changes["max_tokens"] = b"%d" % max_tokens
+            for member in found:
+                if member.name == "thinking":
+                    changes |= _lowered(body[member.start : member.end], max_tokens)
+        return splice(body, changes, found)
 
     def decode_reply(self, body: bytes) -> Reply:
         try:

@@ -42,6 +42,8 @@ class _Peek(Struct):
 
 
 _PEEK = msgspec.json.Decoder(_Peek)
+_LIMITS = {"max_tokens", "max_completion_tokens"}
+_SPLICED = {*_LIMITS, "stream_options"}
 
 
 class OpenAIChat:
@@ -53,7 +55,11 @@ class OpenAIChat:
 
     def peek(self, body: bytes) -> Peek:
         """Both spellings of the output limit are read; with both, the larger counts."""
-        peek = self._peek(body)
+        try:
+            check_utf8(body)
+            peek = _PEEK.decode(body)
+        except UNREADABLE as error:
+            raise invalid_request(error) from None
         options = peek.stream_options
         return Peek(
             model=peek.model,
@@ -61,13 +67,6 @@ class OpenAIChat:
             wants_usage=options is not None and options.include_usage is True,
             max_tokens=larger(peek.max_tokens, peek.max_completion_tokens),
         )
-
-    def _peek(self, body: bytes) -> _Peek:
-        try:
-            check_utf8(body)
-            return _PEEK.decode(body)
-        except UNREADABLE as error:
-            raise invalid_request(error) from None
 
     def decode_request(self, body: bytes) -> Chat:
         try:
@@ -81,24 +80,16 @@ class OpenAIChat:
     def splice(self, body: bytes, *, model: str, include_usage: bool, max_tokens: int | None) -> bytes:
         """The body has been peeked at. A limit is set under the name that the caller used, `max_tokens` without one."""
         changes = {"model": encode(model)}
-        present = ["model"]
-        if max_tokens is not None or (include_usage and b'"stream_options"' in body):
-            seen = self._peek(body)
-            if seen.stream_options is not None and seen.stream_options.include_usage is True:
-                include_usage = False
-            if max_tokens is not None:
-                limits = {"max_tokens": seen.max_tokens, "max_completion_tokens": seen.max_completion_tokens}
-                given = [name for name, value in limits.items() if value is not None]
-                present += given
-                for name in given or ["max_tokens"]:
-                    changes[name] = b"%d" % max_tokens
-            if include_usage and seen.stream_options is not None:
-                options = next(m for m in members(body) if m.name == "stream_options")
-                asked = splice(body[options.start : options.end], {"include_usage": b"true"})
-                return splice(body, {**changes, "stream_options": asked})
+        found = members(body)
+        given = {member.name: body[member.start : member.end] for member in found if member.name in _SPLICED}
+        given = {name: value for name, value in given.items() if value != b"null"}
+        if max_tokens is not None:
+            for name in _LIMITS & given.keys() or ("max_tokens",):
+                changes[name] = b"%d" % max_tokens
         if include_usage:
-            changes["stream_options"] = b'{"include_usage":true}'
-        return splice(body, changes, present=present)
+            options = given.get("stream_options", b"{}")
+            changes["stream_options"] = splice(options, {"include_usage": b"true"})
+        return splice(body, changes, found)
 
     def decode_reply(self, body: bytes) -> Reply:
         try:
