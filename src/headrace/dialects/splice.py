@@ -52,23 +52,18 @@ def _walk(body: bytes) -> list[Member] | None:
         top = _TOP.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    begin = _BEGIN.match(body)
-    if begin is None:
-        return None
-    at = begin.end()
-    found: list[Member] = []
+    at, found, next_key = 0, [], _FIRST_KEY
     for name, raw in top.items():
-        key = _BETWEEN.match(body, at) if found else _SPACES.match(body, at)
-        if key is None:
+        key = next_key(body, at)
+        if key is None or key[1] != name.encode():
             return None
-        at = key.end()
-        quoted = b'"%b"' % name.encode()
-        colon = _COLON.match(body, at + len(quoted))
-        if colon is None or not body.startswith(quoted, at) or not body.startswith(bytes(raw), colon.end()):
+        start = key.end()
+        if not body.startswith(bytes(raw), start):
             return None
-        at = colon.end() + len(raw)
-        found.append(Member(name, colon.end(), at))
-    return found if _END.fullmatch(body, at) else None
+        at = start + len(raw)
+        found.append(Member(name, start, at))
+        next_key = _NEXT_KEY
+    return found if _END(body, at) and found else None
 
 
 def _parse(body: bytes) -> list[Member]:
@@ -154,11 +149,9 @@ def _append(body: bytes, added: Mapping[str, bytes], after_others: bool) -> tupl
 
 
 _TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_BEGIN = re.compile(rb"[ \t\r\n]*\{")
-_SPACES = re.compile(rb"[ \t\r\n]*")
-_BETWEEN = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
-_COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
-_END = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*")
+_FIRST_KEY = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*').match
+_NEXT_KEY = re.compile(rb'[ \t\r\n]*,[ \t\r\n]*"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*').match
+_END = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*").fullmatch
 _SPACE = re.compile(r"[ \t\n\r]*")
 # An unclosed string runs to the end, so that a hostile body is read once.
 _STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)

@@ -81,14 +81,20 @@ class OpenAIChat:
         """The body has been peeked at. A limit is set under the name that the caller used, `max_tokens` without one."""
         changes = {"model": encode(model)}
         found = members(body)
-        given = {member.name: body[member.start : member.end] for member in found if member.name in _SPLICED}
-        given = {name: value for name, value in given.items() if value != b"null"}
+        given = {
+            member.name: value
+            for member in found
+            if member.name in _SPLICED and (value := body[member.start : member.end]) != b"null"
+        }
         if max_tokens is not None:
             for name in _LIMITS & given.keys() or ("max_tokens",):
                 changes[name] = b"%d" % max_tokens
         if include_usage:
-            options = given.get("stream_options", b"{}")
-            changes["stream_options"] = splice(options, {"include_usage": b"true"})
+            options = given.get("stream_options")
+            asked = {"include_usage": b"true"}
+            changes["stream_options"] = (
+                b'{"include_usage":true}' if options is None else splice(options, asked)
+            )
         return splice(body, changes, found)
 
     def decode_reply(self, body: bytes) -> Reply:
