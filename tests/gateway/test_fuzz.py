@@ -1,6 +1,6 @@
 """Random bodies to both endpoints: whatever they are, Headrace itself never fails and never hangs.
 
-The suite sends some hundred. For many more: `pytest tests/gateway/test_fuzz.py --hypothesis-profile long`.
+The suite sends some hundred. For many more: `pytest tests/gateway/test_fuzz.py --hypothesis-profile long --timeout 0`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -16,6 +17,7 @@ from tests.gateway.gate import KEY, OTHER, PATHS, Gate, ask, clock, config, gate
 from headrace.testing import Answer, FakeProvider
 
 both = pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+either_loop = pytest.mark.parametrize("running", ["uvloop", "asyncio"], indirect=True)
 
 LIMITS = """
 max_body_bytes = 4096
@@ -277,14 +279,15 @@ def test_the_usual_depth(gate: Gate, dialect: str, provider: str, member: str) -
         assert gate.post(dialect, body).status == status
 
 
+@either_loop
 @both
 def test_a_bomb_of_brackets_is_cheap(gate: Gate, dialect: str) -> None:
     """Four megabytes of brackets, closed or not, are refused in a moment."""
     for bomb in (b"[" * 4_000_000, b'{"a":' * 800_000, b"[]" * 2_000_000, b"[{}," * 1_000_000):
-        began = clock.now()
+        began = time.process_time()  # of client and gateway; the machine may be busy
         got = gate.post(dialect, b'{"model": "openai/m", "messages": ' + bomb)
         assert 400 <= got.status < 500
-        assert clock.now() - began < 1.0
+        assert time.process_time() - began < 1.0
 
 
 # --- headers of ours --------------------------------------------------------------------------------------------------
@@ -302,6 +305,7 @@ def test_a_timeout_that_is_none(gate: Gate, dialect: str, value: str) -> None:
     assert gate.provider.requests == []
 
 
+@either_loop
 @both
 def test_paths_and_methods(gate: Gate, dialect: str) -> None:
     """404 and 405 in the dialect, and the head alone for HEAD."""
@@ -425,6 +429,7 @@ SMUGGLING: dict[str, tuple[bytes, bytes]] = {
 }
 
 
+@either_loop
 @pytest.mark.parametrize("case", SMUGGLING.values(), ids=SMUGGLING)
 def test_requests_that_two_servers_could_read_differently(gate: Gate, case: tuple[bytes, bytes]) -> None:
     """One answer, a 4xx, then the connection is closed; what is behind is never taken for a second request."""
@@ -439,6 +444,7 @@ def test_requests_that_two_servers_could_read_differently(gate: Gate, case: tupl
     assert gate.provider.requests == []
 
 
+@either_loop
 def test_trailers_are_not_headers(gate: Gate) -> None:
     """What comes behind a chunked body changes nothing: neither the key nor the target."""
     lines = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
@@ -447,6 +453,7 @@ def test_trailers_are_not_headers(gate: Gate) -> None:
     assert statuses(answer) == [401]
 
 
+@either_loop
 def test_old_clients(gate: Gate) -> None:
     """HTTP/1.0 gets an answer without chunks that ends with the connection, buffered and streamed."""
     for stream in (False, True):
@@ -463,6 +470,7 @@ def test_old_clients(gate: Gate) -> None:
         assert answer.endswith(b"data: [DONE]\n\n") is stream
 
 
+@either_loop
 def test_an_upgrade_that_we_do_not_know_is_ignored(gate: Gate) -> None:
     """Java's client offers HTTP/2 with every request in plain text; it gets its answer by HTTP/1.1."""
     for body in (BODY, b""):
@@ -480,6 +488,7 @@ def test_an_upgrade_that_we_do_not_know_is_ignored(gate: Gate) -> None:
             assert statuses(answer := sock.recv(65536)) == [200], answer
 
 
+@either_loop
 def test_pipelined_requests_are_answered_in_order(gate: Gate) -> None:
     """Three in one write, the first of them slow; a fourth that cannot be read is refused after them."""
     gate.provider.script(Answer("a", first_delay_s=0.1), Answer("b"), Answer("c"))
@@ -493,6 +502,7 @@ def test_pipelined_requests_are_answered_in_order(gate: Gate) -> None:
     assert len(gate.provider.requests) == 3
 
 
+@either_loop
 def test_continue(gate: Gate) -> None:
     """A client that waits for `100 Continue` gets it once its head is fine."""
     with socket.create_connection(("127.0.0.1", gate.port), timeout=5) as sock:
