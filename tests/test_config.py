@@ -18,7 +18,7 @@ from headrace import config
 from headrace.config import Problem, Secret, Settings
 from headrace.errors import ConfigError
 from headrace.prices import Catalog, ModelOverride
-from headrace.types import Target
+from headrace.types import Budget, Target
 
 STRONG = "0123456789abcdef"
 
@@ -229,6 +229,11 @@ drain = "1m30s"
 value = "${HEADRACE_DEV_KEY}"
 routes = ["smart"]
 team = "core"
+budget = { usd = "5", window = "day" }
+[budgets]
+timezone = "Europe/Berlin"
+total = [{ usd = "100.5", tokens = 1000, window = "month" }, { usd = "90", window = "month", soft = true }]
+users = { "*" = { tokens = 10, window = "minute", on_limit = "downgrade", timezone = "UTC" } }
 [store]
 path = "headrace.db"
 [local]
@@ -261,6 +266,15 @@ def test_the_design_is_understood(folder: Path) -> None:
     assert (smart.deadline_s, smart.max_output_tokens, smart.on_refusal) == (60.0, 500, "next")
     assert found.routes["open"].max_wait_s == 0.0
     assert found.routes["open"].cascade == (Target("openrouter", "meta-llama/llama-3.3-70b:free"),)
+    assert found.keys["dev"].budgets == (
+        Budget(unit="usd", amount=5_000_000_000, window="day", zone="Europe/Berlin"),
+    )
+    assert found.budgets.total == (
+        Budget(unit="usd", amount=100_500_000_000, window="month", zone="Europe/Berlin"),
+        Budget(unit="tokens", amount=1000, window="month", zone="Europe/Berlin"),
+        Budget(unit="usd", amount=90_000_000_000, window="month", hard=False, zone="Europe/Berlin"),
+    )
+    assert found.budgets.users == {"*": (Budget(unit="tokens", amount=10, window="minute", downgrade=True),)}
     assert found.gateway.port == 4001
     assert found.gateway.drain_s == 90.0
     assert found.gateway.admin_key == Secret("admin-" + STRONG)
@@ -473,11 +487,43 @@ def test_numbers_may_come_from_variables(folder: Path) -> None:
             '"60s"',
         ),
         (
-            '[routes.x]\ncascade = ["openai/x"]\nmax_cost_usd = "1"',
+            '[routes.x]\ncascade = ["openai/x"]\nmax_cost_usd = 1',
             3,
             "routes.x.max_cost_usd",
-            "not supported",
+            "not written as a number",
+            '"1"',
+        ),
+        ('[budgets]\ntotal = { usd = "5" }', 2, "budgets.total", "no window", "window"),
+        ('[budgets]\ntotal = { window = "day" }', 2, "budgets.total", "limits nothing", "usd"),
+        ('[budgets]\ntotal = "5"', 2, "budgets.total", "must be a table", "window"),
+        (
+            '[budgets]\ntotal = { usd = "5", window = "week" }',
+            2,
+            "budgets.total.window",
+            "must be one of minute, hour, day, month",
             "",
+        ),
+        ('[budgets]\ntimezone = "Mars/Olympus"', 2, "budgets.timezone", "no such time zone", "Europe"),
+        (
+            '[budgets.tags]\nproject = { usd = "5", window = "day" }',
+            2,
+            "budgets.tags.project",
+            "name=value",
+            "",
+        ),
+        (
+            '[keys.a]\nvalue = "v"\nbudget = [{ usd = "5", window = "day" }, { usd = "6", window = "day" }]',
+            3,
+            "keys.a.budget",
+            "two budgets in dollars",
+            "smaller",
+        ),
+        (
+            '[gateway]\nworkers = 2\n[store]\npath = ":memory:"\n[budgets]\ntotal = { usd = "5", window = "day" }',
+            5,
+            "budgets",
+            "several workers",
+            "path",
         ),
         ('[routes.x]\ncascade = ["openai/x"]\n[routes.x.output]', 3, "routes.x.output", "not supported", ""),
         (
@@ -778,7 +824,17 @@ def test_every_key_is_documented(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(config._Table, "close", noted)
     load(folder, DESIGN, ENVIRON)
-    assert set(known) == {"providers", "routes", "keys", "gateway", "store", "cache", "local", "prices"}
+    assert set(known) == {
+        "providers",
+        "routes",
+        "keys",
+        "gateway",
+        "store",
+        "cache",
+        "local",
+        "prices",
+        "budgets",
+    }
     for section, names in known.items():
         text = re.search(rf"^## `\[{section}\b.*?(?=^## )", PAGE, re.DOTALL | re.MULTILINE)
         assert text is not None, section

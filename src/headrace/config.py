@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 from headrace.errors import ConfigError
 from headrace.handler import CachePolicy, Route
 from headrace.lines import KeyPath, key_lines
-from headrace.types import Headers, Target
+from headrace.types import Budget, Headers, Target
 
 __all__ = [
     "FILE_NAME",
@@ -141,6 +141,29 @@ class KeySettings:
     user: str | None = None
     team: str | None = None
     routes: tuple[str, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSettings:
+    """Budgets that belong to neither a key nor a route.
+
+    Attributes:
+        zone: Where days and months begin, for every budget that does not say.
+        total: Over everything.
+        users, teams, tags: By name; `*` is for each that has none of its own, and a tag's name is `name=value` or `name=*`.
+    """
+
+    zone: str = "UTC"
+    total: tuple[Budget, ...] = ()
+    users: Mapping[str, tuple[Budget, ...]] = field(default_factory=dict)
+    teams: Mapping[str, tuple[Budget, ...]] = field(default_factory=dict)
+    tags: Mapping[str, tuple[Budget, ...]] = field(default_factory=dict)
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return bool(self.total or self.users or self.teams or self.tags)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +259,7 @@ class Settings:
     local: LocalSettings
     prices: Mapping[str, Mapping[str, str | int]]
     proxy_environ: Mapping[str, str] = field(repr=False)
+    budgets: BudgetSettings = BudgetSettings()
     ca_file: Path | None = None
     cache: CacheSettings = CacheSettings()
 
@@ -267,9 +291,11 @@ class Settings:
         )
         found = _Report("", {})
         _judge_gateway(found, gateway, self.keys, {"host": host, "port": port, "workers": workers})
+        settings = replace(self, gateway=gateway)
+        _judge_budgets(found, settings)
         if found.problems:
             raise ConfigError(report(found.problems, self.source))
-        return replace(self, gateway=gateway)
+        return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,22 +569,20 @@ def _closest(word: str, known: Sequence[str]) -> str:
 
 _LATER: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "": frozenset({"deployments", "vectors", "budgets", "limits", "context", "prompts", "observe"}),
+        "": frozenset({"deployments", "vectors", "limits", "context", "prompts", "observe"}),
         "routes": frozenset(
             {
-                "max_cost_usd",
                 "mid_stream",
                 "tool_calls",
                 "hedge",
                 "context",
-                "budget",
                 "limits",
                 "output",
                 "retry",
                 "breaker",
             }
         ),
-        "keys": frozenset({"budget", "limits"}),
+        "keys": frozenset({"limits"}),
         "store": frozenset({"url"}),
     }
 )
@@ -772,8 +796,9 @@ def _settings(found: _Report, source: Path | None, data: Mapping[str, object], c
     root = _Table(found, (), data, "")
     folder = cwd if source is None else source.parent
     providers = _providers(found, root)
-    routes = _routes(found, root, providers)
-    keys = _keys(found, root, routes)
+    budgets = _budget_settings(root)
+    routes = _routes(found, root, providers, budgets.zone)
+    keys = _keys(found, root, routes, budgets.zone)
     settings = Settings(
         source=source,
         providers=MappingProxyType(providers),
@@ -786,8 +811,10 @@ def _settings(found: _Report, source: Path | None, data: Mapping[str, object], c
         proxy_environ=MappingProxyType(_proxies(found.environ)),
         ca_file=Path(ca[1]) if (ca := found.variable("SSL_CERT_FILE")) else None,
         cache=_cache_settings(root),
+        budgets=budgets,
     )
     root.close()
+    _judge_budgets(found, settings)
     return settings
 
 
@@ -979,7 +1006,9 @@ def _headers(table: _Table) -> Headers:
     return tuple(headers)
 
 
-def _routes(found: _Report, root: _Table, providers: dict[str, ProviderSettings]) -> dict[str, Route]:
+def _routes(
+    found: _Report, root: _Table, providers: dict[str, ProviderSettings], zone: str
+) -> dict[str, Route]:
     """The routes. Known providers that only a route names are added to `providers`."""
     routes: dict[str, Route] = {}
     mentioned = set(root.table("providers").members) | {LOCAL}
@@ -1001,6 +1030,9 @@ def _routes(found: _Report, root: _Table, providers: dict[str, ProviderSettings]
             max_wait_s=table.duration("max_wait", usual.max_wait_s, zero=True),
             max_output_tokens=limit or None,
             on_refusal=table.choice("on_refusal", ("stop", "next")) or usual.on_refusal,
+            budgets=_budgets(table, "budget", zone),
+            max_cost=_nano(table.money("max_cost_usd")),
+            downgrade=table.choice("on_limit", ON_LIMIT) == "downgrade",
             cache=_cache(table),
         )
         table.close()
@@ -1078,7 +1110,7 @@ def _cascade(found: _Report, table: _Table, mentioned: set[str], routes: Sequenc
     return tuple(targets)
 
 
-def _keys(found: _Report, root: _Table, routes: Mapping[str, Route]) -> dict[str, KeySettings]:
+def _keys(found: _Report, root: _Table, routes: Mapping[str, Route], zone: str) -> dict[str, KeySettings]:
     keys: dict[str, KeySettings] = {}
     seen: dict[Secret, str] = {}
     for name, table in root.tables("keys"):
@@ -1087,6 +1119,7 @@ def _keys(found: _Report, root: _Table, routes: Mapping[str, Route]) -> dict[str
         value = table.secret("value", required=True)
         tenant, user, team = table.name("tenant"), table.name("user"), table.name("team")
         allowed = table.texts("routes")
+        budgets = _budgets(table, "budget", zone)
         for index, route in allowed:
             if route not in routes:
                 found.add((*table.path, "routes", index), "no such route", _closest(route, list(routes)))
@@ -1106,8 +1139,133 @@ def _keys(found: _Report, root: _Table, routes: Mapping[str, Route]) -> dict[str
                 user=user,
                 team=team,
                 routes=tuple(route for _, route in allowed),
+                budgets=budgets,
             )
     return keys
+
+
+ON_LIMIT = ("refuse", "downgrade")
+WINDOWS = ("minute", "hour", "day", "month")
+
+
+def _budget_settings(root: _Table) -> BudgetSettings:
+    table = root.table("budgets")
+    zone = _zone(table) or "UTC"
+    total = _budgets(table, "total", zone)
+    groups: dict[str, dict[str, tuple[Budget, ...]]] = {}
+    for group in ("users", "teams", "tags"):
+        inner = table.table(group)
+        groups[group] = {name: _budgets(inner, name, zone) for name in inner.members}
+        for name in inner.members if group == "tags" else ():
+            if not re.fullmatch(r"[^=,]+=[^,]*", name):
+                inner.wrong(name, "a tag is name=value, or name=* for each value")
+    table.close()
+    return BudgetSettings(zone=zone, total=total, **groups)
+
+
+def _budgets(table: _Table, name: str, zone: str) -> tuple[Budget, ...]:
+    """The budgets under `name`: a table or an array of tables; money and tokens in one table are two budgets."""
+    value = table._take(name)  # noqa: SLF001  (one of the few members with two forms)
+    if value is None:
+        return ()
+    path = (*table.path, name)
+    items: list[tuple[KeyPath, object]] = (
+        [((*path, index), item) for index, item in enumerate(value)]
+        if isinstance(value, list)
+        else [(path, value)]
+    )
+    budgets: list[Budget] = []
+    for place, item in items:
+        if not isinstance(item, dict):
+            table.found.add(place, f"must be a table, not {_kind(item)}", _SOME_BUDGET)
+            continue
+        budgets += _budget(_Table(table.found, place, item, None), zone)
+    seen: set[tuple[object, ...]] = set()
+    for budget in budgets:
+        what = budget.unit, budget.window, budget.zone, budget.hard
+        if what in seen:
+            said = "dollars" if budget.unit == "usd" else "tokens"
+            table.found.add(path, f"has two budgets in {said} for a {budget.window}", "Keep the smaller one.")
+        seen.add(what)
+    return tuple(budgets)
+
+
+_SOME_BUDGET = 'Write { usd = "5", window = "day" }.'
+
+
+def _budget(table: _Table, zone: str) -> list[Budget]:
+    money, tokens = _nano(table.money("usd")), table.integer("tokens", 0, 1, 10**15)
+    window = table.choice("window", WINDOWS)
+    soft = table.boolean("soft") or False
+    downgrade = table.choice("on_limit", ON_LIMIT) == "downgrade"
+    own = _zone(table)
+    table.close()
+    if "window" not in table.members:
+        table.found.add(table.path, "has no window", _SOME_BUDGET)
+    if not {"usd", "tokens"} & table.members.keys():
+        table.found.add(table.path, "limits nothing", _SOME_BUDGET)
+    amounts: list[tuple[Literal["usd", "tokens"], int]] = []
+    if money is not None:
+        amounts.append(("usd", money))
+    if tokens:
+        amounts.append(("tokens", tokens))
+    return [
+        Budget(
+            unit=unit,
+            amount=amount,
+            window=window,  # type: ignore[arg-type]  # one of WINDOWS
+            hard=not soft,
+            downgrade=downgrade,
+            zone=own or zone,
+        )
+        for unit, amount in amounts
+        if window is not None
+    ]
+
+
+def _nano(dollars: str | None) -> int | None:
+    """Nano-dollars in a decimal that `_Table.money` has judged."""
+    if dollars is None:
+        return None
+    whole, _, part = dollars.partition(".")
+    return int(whole) * 1_000_000_000 + int(part.ljust(9, "0"))
+
+
+def _zone(table: _Table) -> str | None:
+    name = table.text("timezone")
+    if name is None or name == "UTC":
+        return name
+    import zoneinfo  # only for those who name one
+
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        table.wrong(
+            "timezone",
+            "no such time zone here",
+            'Write "Europe/Berlin"; without a database of zones only "UTC".',
+        )
+        return None
+    return name
+
+
+def _judge_budgets(found: _Report, settings: Settings) -> None:
+    """Several workers share a budget through a file only; each would else have the whole of it."""
+    store = settings.store
+    if settings.gateway.workers == 1 or store.path is not None or store.usual is not None:
+        return
+    for name, route in settings.routes.items():
+        if route.budgets:
+            found.add(("routes", name, "budget"), _NO_FILE, _SHARE)
+    for name, key in settings.keys.items():
+        if key.budgets:
+            found.add(("keys", name, "budget"), _NO_FILE, _SHARE)
+    if settings.budgets.any:
+        found.add(("budgets",), _NO_FILE, _SHARE)
+
+
+_NO_FILE = "several workers would each have the whole of it"
+_SHARE = 'Give them a file: [store] path = "headrace.db".'
 
 
 def _gateway(found: _Report, root: _Table, keys: Mapping[str, KeySettings]) -> GatewaySettings:

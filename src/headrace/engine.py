@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from headrace import dialects
-from headrace.call import Call
+from headrace.budget import Caps, OpenAccount, Purse, Reserve, bound
+from headrace.call import Call, Nanodollars
 from headrace.clock import Clock, SystemClock
-from headrace.errors import UnknownModel
+from headrace.errors import InvalidRequest, UnknownModel
 from headrace.handler import Dialect, Handler, Layer, Request, Route, Stream, stack
 from headrace.layers.cascade import Cascade
 from headrace.layers.deadline import Deadline
@@ -66,10 +67,14 @@ LAYERS: tuple[LayerNote, ...] = (
         "keyed on the caller's request and tenant, before anything model-specific changes it; a hit costs nothing below",
     ),
     LayerNote(
+        "budget", "opens the request's account under every budget that holds; below what costs nothing"
+    ),
+    LayerNote(
         "cascade", "the next target; needs to see what retry gave up on; skips targets that lack a feature"
     ),
     LayerNote("retry", "the same target again; below the cascade, so that each level has its own attempts"),
     LayerNote("ledger", "one row an attempt, priced at its real end, whatever the layers above make of it"),
+    LayerNote("reserve", "each attempt's own worst case, just before it is sent; settled at its real end"),
     LayerNote("timeout", "above the provider, so that silence ends the attempt and is booked as one"),
     LayerNote("provider", "dialect and transport; returns at the first content"),
 )
@@ -106,20 +111,26 @@ class Engine:
         self.transport: Transport = (
             transport if transport is not None else _open_transport(settings, self.clock)
         )
+        self.purse = Purse(self.store, self.clock)
         self.trace = Trace()
         self.cache: Cache | None = None
         self._entries: SQLiteEntries | None = None
         self.local: LocalModel | None = None
         self._upstreams: dict[str, Upstream] = {}
         self._routes: dict[tuple[str, str], Route] = {}
+        budgets = settings.budgets
         layers: dict[str, Layer] = {
             "trace": self.trace,
             "deadline": Deadline(self.clock),
             "identity": identity,
             "cache": self._cache(random),
+            "budget": OpenAccount(
+                Caps(budgets.total, budgets.users, budgets.teams, budgets.tags), self.purse
+            ),
             "cascade": Cascade(self.clock, self._lacks, self._translated),
             "retry": Retry(self.clock, random),
-            "ledger": Ledger(self.catalog.cost, self.store.record_attempt),
+            "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
+            "reserve": Reserve(self.clock, self.catalog.model),
             "timeout": Timeout(self.clock),
         }
         assert len(layers) == len(LAYERS) - 1, "every layer has its row in LAYERS"
@@ -135,6 +146,7 @@ class Engine:
         if self.cache is not None:
             await self.cache.aclose()
         await self.transport.aclose()
+        await self.purse.aclose()
         await self.store.aclose()
         if self._entries is not None:
             await asyncio.to_thread(self._entries.close)
@@ -168,6 +180,14 @@ class Engine:
     def _next_id(self) -> str:
         """Milliseconds, then 56 random bits: ids of one time stand together in the store's indexes."""
         return f"req_{int(self.clock.wall() * 1000):011x}{secrets.token_hex(7)}"
+
+    def _bound(self, request: Request) -> Nanodollars | None:
+        """The most that the request's attempt can cost; None without a price, a limit, or a body that can be read."""
+        assert request.target is not None
+        try:
+            return bound(request, self.catalog.model(request.target.provider, request.target.model))[1].cost
+        except InvalidRequest:
+            return None
 
     def _record_call(self, call: Call) -> None:
         self.store.record_call(call)

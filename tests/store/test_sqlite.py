@@ -139,25 +139,25 @@ def test_an_older_file_is_copied_and_migrated(tmp_path: Path) -> None:
     asyncio.run(main())
     secret = prepare(path)
     assert prepare(path, NEWER) == secret
-    copy = tmp_path / "x.db.v1.bak"
+    copy = tmp_path / f"x.db.v{len(STEPS)}.bak"
     assert mode(copy) == 0o600
     assert rows(path) == rows(copy) == ["r1", "r2"]
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT mood FROM attempts").fetchall() == [(None,), (None,)]
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(NEWER),)
     assert prepare(copy) == secret
     prepare(path, NEWER)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["x.db", "x.db.v1.bak"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x.db", f"x.db.v{len(STEPS)}.bak"]
 
 
 def test_a_backup_never_replaces_another(tmp_path: Path) -> None:
     """A second migration from the same version keeps both copies."""
     path = tmp_path / "x.db"
     prepare(path)
-    (tmp_path / "x.db.v1.bak").write_bytes(b"mine")
+    (tmp_path / f"x.db.v{len(STEPS)}.bak").write_bytes(b"mine")
     prepare(path, NEWER)
-    assert (tmp_path / "x.db.v1.bak").read_bytes() == b"mine"
-    assert prepare(tmp_path / "x.db.v1.2.bak")
+    assert (tmp_path / f"x.db.v{len(STEPS)}.bak").read_bytes() == b"mine"
+    assert prepare(tmp_path / f"x.db.v{len(STEPS)}.2.bak")
 
 
 def test_a_failed_migration_changes_nothing(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_failed_migration_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such table: gone"):
         prepare(path, broken)
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(STEPS),)
     prepare(path)
     prepare(path, NEWER)
 
@@ -179,7 +179,8 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     prepare(path, NEWER)
     before = path.read_bytes()
     with pytest.raises(
-        StoreError, match=r"x\.db has schema version 2, this Headrace knows version 1: run the newer"
+        StoreError,
+        match=rf"x\.db has schema version {len(NEWER)}, this Headrace knows version {len(STEPS)}: run the newer",
     ):
         SQLiteStore(path)
     assert path.read_bytes() == before

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from headrace.call import Call, format_usd
+from headrace.call import Call, Nanodollars, format_usd
 from headrace.errors import (
     AllTargetsFailed,
+    BudgetExceeded,
     HeadraceError,
     InvalidRequest,
     ProviderError,
@@ -120,6 +122,8 @@ class Answering:
             cache_control=headers.get("cache-control", ""),
             timeout_s=_timeout(headers),
             allowed_routes=identity.routes,
+            budgets=identity.budgets,
+            max_cost=_max_cost(headers),
         )
         return await self.engine.handle(request), request
 
@@ -128,7 +132,8 @@ def _identify(call: Call, identity: Identity, headers: Mapping[str, str]) -> Non
     call.key_id = identity.key_id
     call.tenant = identity.tenant
     call.team = identity.team
-    call.user = headers.get("x-headrace-user") or identity.user
+    # A key's own user is whose budget it spends: the caller does not choose another.
+    call.user = identity.user or headers.get("x-headrace-user") or None
     tags = headers.get("x-headrace-tags")
     if tags:
         call.tags = _tags(tags)
@@ -155,6 +160,18 @@ def _timeout(headers: Mapping[str, str]) -> float | None:
     if not 0 < seconds <= 86_400:
         raise InvalidRequest(f"x-headrace-timeout must be seconds above 0 and at most 86400, not {text!r}")
     return seconds
+
+
+def _max_cost(headers: Mapping[str, str]) -> Nanodollars | None:
+    text = headers.get("x-headrace-max-cost-usd")
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text, re.ASCII):
+        raise InvalidRequest(
+            f"x-headrace-max-cost-usd must be US dollars with at most 9 decimals, such as 0.05, not {text[:40]!r}"
+        )
+    whole, _, part = text.partition(".")
+    return int(whole) * 1_000_000_000 + int(part.ljust(9, "0"))
 
 
 # --- a whole answer ---------------------------------------------------------------------------------------------------
@@ -345,7 +362,7 @@ def _is_object(body: bytes) -> bool:
 def error_headers(error: HeadraceError) -> bytes:
     """Tells the official SDKs whether to ask again: what the cascade has spent is not retried by the client too."""
     lines: list[str] = []
-    if isinstance(error, AllTargetsFailed | ProviderError) or not isinstance(error, Refused):
+    if isinstance(error, AllTargetsFailed | BudgetExceeded | ProviderError) or not isinstance(error, Refused):
         lines.append("x-should-retry: false\r\n")
     wait = getattr(error, "retry_after_s", None)
     if wait is not None:

@@ -16,6 +16,7 @@ from headrace.clock import Clock
 from headrace.config import KeySettings, Secret
 from headrace.errors import Forbidden, Unauthorized
 from headrace.store import Store
+from headrace.types import Budget
 
 __all__ = ["Identity", "Keyring"]
 
@@ -24,13 +25,15 @@ SEEN_LIMIT = 10_000
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """A key's owner. `routes` empty means all."""
+    """A key's owner. `routes` empty means all. From `expires_wall` on, seconds since 1970, the key is good no more."""
 
     key_id: str
     tenant: str
     user: str | None = None
     team: str | None = None
     routes: frozenset[str] = frozenset()
+    budgets: tuple[Budget, ...] = ()
+    expires_wall: float | None = None
 
 
 def _digest(key: str) -> bytes:
@@ -59,7 +62,12 @@ class Keyring:
     ) -> None:
         self._configured = {
             _digest(key.value.reveal()): Identity(
-                key_id=key.name, tenant=key.tenant, user=key.user, team=key.team, routes=frozenset(key.routes)
+                key_id=key.name,
+                tenant=key.tenant,
+                user=key.user,
+                team=key.team,
+                routes=frozenset(key.routes),
+                budgets=key.budgets,
             )
             for key in keys
         }
@@ -77,6 +85,8 @@ class Keyring:
         identity = self._configured.get(digest)
         if identity is None:
             identity = await self._stored(digest, key)
+            if identity is not None and identity.expires_wall is not None:
+                identity = identity if self._clock.wall() < identity.expires_wall else None
         if identity is None:
             raise Unauthorized("this API key is not known here; it must be one of this gateway's own keys")
         return identity
@@ -95,6 +105,8 @@ class Keyring:
                 user=found.user,
                 team=found.team,
                 routes=frozenset(found.routes),
+                budgets=found.budgets,
+                expires_wall=found.expires_wall,
             )
         if len(self._seen) >= SEEN_LIMIT:
             self._seen.clear()

@@ -15,6 +15,7 @@ import msgspec
 from headrace.clock import Clock
 from headrace.errors import (
     AllTargetsFailed,
+    BudgetExceeded,
     ProviderError,
     ProviderRateLimited,
     Unsupported,
@@ -74,6 +75,7 @@ class Cascade:
         route, call = request.route, request.call
         last = len(route.cascade) - 1
         skipped: list[str] = []
+        too_dear: BudgetExceeded | None = None
         for level, target in enumerate(route.cascade):
             missing = self.lacks(target, request)
             if missing is not None:
@@ -99,6 +101,13 @@ class Cascade:
                     raise
                 if translated and error.kind == "invalid_request":
                     call.warn(f"{target} rejected the translated request: {error.message}")
+            except BudgetExceeded as error:
+                if disposition(error).what is What.STOP:
+                    raise
+                call.warn(f"skipped {target}: {error.message}")
+                too_dear = error
+        if too_dear is not None and all(attempt.error is None for attempt in call.attempts):
+            raise too_dear
         if not call.attempts:
             raise Unsupported(f"no target of {route.name!r} can serve this request: {'; '.join(skipped)}")
         raise self._spent(request)

@@ -19,10 +19,13 @@ class Ledger:
     Args:
         price: Provider, model and usage to nano-dollars, None for unknown.
         record: Takes the finished attempt; never raises and never waits.
+        bound: The most that the request's attempt can cost, None for unknown; asked only where the provider did not say what it
+            charges for.
     """
 
     price: Callable[[str, str, Usage], int | None]
     record: Callable[[Call, Attempt], None]
+    bound: Callable[[Request], int | None] = lambda request: None
 
     def __call__(self, inner: Handler) -> Handler:
         async def handle(request: Request) -> Stream:
@@ -30,7 +33,7 @@ class Ledger:
             assert attempt is not None
 
             def close(attempt: Attempt) -> None:
-                self._settle(attempt)
+                self._settle(attempt, request)
                 self.record(call, attempt)
 
             attempt.on_end.append(close)
@@ -38,14 +41,32 @@ class Ledger:
 
         return handle
 
-    def _settle(self, attempt: Attempt) -> None:
-        """Usage that arrived is priced; an attempt that was refused with an error status, or never connected, costs nothing;
-        one that may have produced tokens nobody reported costs an unknown amount."""
-        if attempt.usage is not None:
-            target = attempt.target
+    def _settle(self, attempt: Attempt, request: Request) -> None:
+        """What the provider said it charges for is priced. An error status, or no connection, costs nothing. What may have
+        produced tokens that nobody reported is booked at its upper bound and marked."""
+        target = attempt.target
+        if attempt.cost is not None:
+            pass  # settled already: it was never sent
+        elif _billed_as_reported(attempt):
+            assert attempt.usage is not None
             attempt.cost = self.price(target.provider, target.model, attempt.usage)
-        elif attempt.outcome == "error" and (
-            attempt.http is not None or attempt.error_kind == "connect_failed"
-        ):
+        elif _unbilled(attempt):
             attempt.cost = 0
+        else:
+            attempt.estimated = True
+            attempt.cost = self.bound(request)
+            if attempt.usage is not None and attempt.cost is not None:
+                so_far = self.price(target.provider, target.model, attempt.usage)
+                attempt.cost = None if so_far is None else max(attempt.cost, so_far)
         attempt.wasted = 0 if attempt.outcome == "ok" else attempt.cost
+
+
+def _billed_as_reported(attempt: Attempt) -> bool:
+    """Whether the usage is the last word: Anthropic reports some at the start already, before any output."""
+    return attempt.usage is not None and (attempt.outcome == "ok" or attempt.finish is not None)
+
+
+def _unbilled(attempt: Attempt) -> bool:
+    refused = attempt.http is not None and attempt.http >= 400
+    failed = attempt.outcome == "error" and (refused or attempt.error_kind == "connect_failed")
+    return failed or attempt.outcome == "skipped"

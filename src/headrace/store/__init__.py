@@ -5,13 +5,15 @@ The two behave alike and pass the same tests. The ledger is append-only: one row
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from headrace.budget.leases import Balance, Charge, Demand, Leased, Worker
 from headrace.call import Attempt, Call
 from headrace.store.memory import MemoryStore
-from headrace.store.rows import AttemptRow, StoredKey, StoredRequest
+from headrace.store.rows import AttemptRow, AuditRow, StoredKey, StoredRequest
 
-__all__ = ["AttemptRow", "MemoryStore", "Store", "StoredKey", "StoredRequest"]
+__all__ = ["AttemptRow", "AuditRow", "MemoryStore", "Store", "StoredKey", "StoredRequest"]
 
 
 class Store(Protocol):
@@ -43,8 +45,8 @@ class Store(Protocol):
     def key_hash(self, key: str) -> bytes:
         """HMAC-SHA256 of a presented key under this store's own secret; what `find_key` looks for."""
 
-    async def add_key(self, key: StoredKey, hash: bytes) -> None:  # noqa: A002
-        """Keep a key; it is durable on return.
+    async def add_key(self, key: StoredKey, hash: bytes, *, by: str = "headrace") -> None:  # noqa: A002
+        """Keep a key; it is durable on return, and so is the line in the audit log that `by` made it.
 
         Raises:
             StoreError: There is one with that id or hash, or it could not be written.
@@ -56,12 +58,44 @@ class Store(Protocol):
     async def list_keys(self) -> list[StoredKey]:
         """All keys, the oldest first."""
 
-    async def revoke_key(self, id: str, now: float) -> bool:  # noqa: A002
+    async def revoke_key(self, id: str, now: float, *, by: str = "headrace") -> bool:  # noqa: A002
         """Revoke at wall time `now`, durable on return; False if there is no such key or it was revoked before.
 
         Raises:
             StoreError: It could not be written.
         """
+
+    async def rotate_key(
+        self, key_id: str, new_hash: bytes, prefix: str, now: float, *, by: str = "headrace"
+    ) -> bool:
+        """Give the key a new value in place of its old one, which is good no more; durable on return. False if there is no such
+        key or it is revoked.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+
+    async def audit(self, limit: int) -> list[AuditRow]:
+        """The last `limit` lines of the audit log, the newest first."""
+
+    async def lease(self, worker: Worker, asks: Sequence[Sequence[Demand]], now: float) -> Leased:
+        """Grant a worker money and tokens from budgets (`headrace.budget.leases.decide`); durable on return.
+
+        Raises:
+            StoreError: It could not be written; nothing was granted.
+        """
+
+    def settle(self, worker: Worker, charges: Sequence[Charge]) -> None:
+        """Book what a worker spent and gave back. Never raises and never waits; what is lost on the way stays booked as held."""
+
+    def beat(self, worker: Worker, now: float) -> None:
+        """The worker lives at wall time `now`. What those held who do not is booked as spent and marked unsettled."""
+
+    def leave(self, worker: Worker) -> None:
+        """The worker ends and holds nothing."""
+
+    async def balances(self, since: float) -> list[Balance]:
+        """The budgets' counters of windows that end after wall time `since`."""
 
     async def flush(self) -> None:
         """Return when everything recorded before is durable.

@@ -7,12 +7,22 @@ import hmac
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import msgspec
 
+from headrace.budget.leases import Balance, Book, Charge, Demand, Leased, Worker
 from headrace.call import Attempt, Call
 from headrace.errors import StoreError
-from headrace.store.rows import AttemptRow, StoredKey, StoredRequest, attempt_row, request_of, request_row
+from headrace.store.rows import (
+    AttemptRow,
+    AuditRow,
+    StoredKey,
+    StoredRequest,
+    attempt_row,
+    request_of,
+    request_row,
+)
 
 __all__ = ["MemoryStore"]
 
@@ -41,6 +51,8 @@ class MemoryStore:
         self._keep = keep
         self._entries: OrderedDict[tuple[str, str | None, float], _Entry] = OrderedDict()
         self._keys: dict[bytes, StoredKey] = {}
+        self._audit: list[AuditRow] = []
+        self._book = Book()
         self._secret = secrets.token_bytes(32)
         self._closed = False
         self._dropped = 0
@@ -91,11 +103,15 @@ class MemoryStore:
     def key_hash(self, key: str) -> bytes:
         return hmac.digest(self._secret, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
 
-    async def add_key(self, key: StoredKey, hash: bytes) -> None:  # noqa: A002
+    async def add_key(self, key: StoredKey, hash: bytes, *, by: str = "headrace") -> None:  # noqa: A002
         with self._lock:
             if hash in self._keys or any(other.id == key.id for other in self._keys.values()):
                 raise StoreError(f"there is a key {key.id!r} already, or one with the same value")
             self._keys[hash] = key
+            self._log(key.created_wall, by, "key.create", key.id, f"prefix {key.prefix}, tenant {key.tenant}")
+
+    def _log(self, now: float, actor: str, action: str, subject: str, detail: str | None = None) -> None:
+        self._audit.append(AuditRow(at_wall=now, actor=actor, action=action, subject=subject, detail=detail))
 
     async def find_key(self, hash: bytes) -> StoredKey | None:  # noqa: A002
         return self._keys.get(hash)
@@ -104,13 +120,50 @@ class MemoryStore:
         with self._lock:
             return sorted(self._keys.values(), key=lambda key: (key.created_wall, key.id))
 
-    async def revoke_key(self, id: str, now: float) -> bool:  # noqa: A002
+    async def revoke_key(self, id: str, now: float, *, by: str = "headrace") -> bool:  # noqa: A002
         with self._lock:
             for hash_, key in self._keys.items():
                 if key.id == id and key.revoked_wall is None:
                     self._keys[hash_] = msgspec.structs.replace(key, revoked_wall=now)
+                    self._log(now, by, "key.revoke", id)
                     return True
         return False
+
+    async def rotate_key(
+        self, key_id: str, new_hash: bytes, prefix: str, now: float, *, by: str = "headrace"
+    ) -> bool:
+        with self._lock:
+            for hash_, key in self._keys.items():
+                if key.id == key_id and key.revoked_wall is None:
+                    del self._keys[hash_]
+                    self._keys[new_hash] = msgspec.structs.replace(key, prefix=prefix)
+                    self._log(now, by, "key.rotate", key_id, f"prefix {prefix}")
+                    return True
+        return False
+
+    async def audit(self, limit: int) -> list[AuditRow]:
+        with self._lock:
+            return self._audit[: -limit - 1 : -1]
+
+    async def lease(self, worker: Worker, asks: Sequence[Sequence[Demand]], now: float) -> Leased:
+        if self._closed:
+            raise StoreError("the store is closed")
+        with self._lock:
+            return self._book.lease(worker, asks)
+
+    def settle(self, worker: Worker, charges: Sequence[Charge]) -> None:
+        with self._lock:
+            self._book.settle(worker, charges)
+
+    def beat(self, worker: Worker, now: float) -> None:
+        """Nobody else holds anything: workers that share budgets need a file."""
+
+    def leave(self, worker: Worker) -> None:
+        """As `beat`: there is nobody to tell."""
+
+    async def balances(self, since: float) -> list[Balance]:
+        with self._lock:
+            return self._book.balances(since)
 
     async def flush(self) -> None:
         """Nothing is ever pending."""

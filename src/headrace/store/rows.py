@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from headrace.call import Attempt, Call, Nanodollars
+from headrace.types import Budget
 
-__all__ = ["AttemptRow", "StoredKey", "StoredRequest", "attempt_row", "request_row"]
+__all__ = ["AttemptRow", "AuditRow", "StoredKey", "StoredRequest", "attempt_row", "request_row"]
 
 
 class AttemptRow(msgspec.Struct, frozen=True):
@@ -14,7 +15,8 @@ class AttemptRow(msgspec.Struct, frozen=True):
 
     Times are seconds, `..._wall` since 1970. `provider` and `target_model` are what was asked, `model` is who answered by its own
     account. `call_wall` is when the logical call began: with `request_id` it names the call, since a caller may choose an id
-    twice. Tokens are None where the provider did not say; `cost_nano` and `wasted_nano` are None while unknown.
+    twice. Tokens are None where the provider did not say; `cost_nano` and `wasted_nano` are None while unknown;
+    `estimated` marks a cost that is an upper bound of what the provider charged.
     """
 
     request_id: str
@@ -39,6 +41,7 @@ class AttemptRow(msgspec.Struct, frozen=True):
     reasoning_tokens: int | None
     cost_nano: Nanodollars | None
     wasted_nano: Nanodollars | None
+    estimated: bool
     finish: str | None
     provider_request_id: str | None
     key_id: str | None
@@ -93,7 +96,7 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key that callers present; the key itself is not kept, only its keyed hash, and that is not shown.
 
     `prefix` is its beginning, enough for a person to recognise it. `routes` empty means all. `revoked_wall` is None while
-    it is good.
+    it is good; from `expires_wall` on it is not. Its spend is kept under its id, so rotating it changes nothing there.
     """
 
     id: str
@@ -104,6 +107,18 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     team: str | None = None
     routes: tuple[str, ...] = ()
     revoked_wall: float | None = None
+    expires_wall: float | None = None
+    budgets: tuple[Budget, ...] = ()
+
+
+class AuditRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Who did what to which key, and when; never changed and never deleted. `detail` has no secret in it."""
+
+    at_wall: float
+    actor: str
+    action: str
+    subject: str
+    detail: str | None = None
 
 
 _NO_TAGS: dict[str, str] = {}
@@ -136,6 +151,7 @@ def attempt_row(call: Call, attempt: Attempt) -> AttemptRow:
         None if usage is None else usage.reasoning_tokens,
         attempt.cost,
         attempt.wasted,
+        attempt.estimated,
         attempt.finish,
         attempt.provider_request_id,
         call.key_id,

@@ -92,6 +92,46 @@ STEPS: tuple[tuple[str, ...], ...] = (
             revoked_wall REAL
         )""",
     ),
+    (
+        "ALTER TABLE attempts ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE keys ADD COLUMN expires_wall REAL",
+        "ALTER TABLE keys ADD COLUMN budgets TEXT",
+        # Amounts are nano-dollars or tokens. `cap` is whose budget it is, its unit, window and time zone.
+        """CREATE TABLE budget_windows (
+            cap TEXT NOT NULL,
+            start INTEGER NOT NULL,
+            end INTEGER NOT NULL,
+            spent INTEGER NOT NULL DEFAULT 0,
+            unsettled INTEGER NOT NULL DEFAULT 0,
+            PRIMARY KEY (cap, start)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX budget_windows_end ON budget_windows (end)",
+        """CREATE TABLE budget_slices (
+            cap TEXT NOT NULL,
+            start INTEGER NOT NULL,
+            worker TEXT NOT NULL,
+            amount INTEGER NOT NULL,
+            PRIMARY KEY (cap, start, worker)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX budget_slices_worker ON budget_slices (worker)",
+        """CREATE TABLE budget_workers (
+            worker TEXT PRIMARY KEY,
+            pid INTEGER NOT NULL,
+            seen_wall REAL NOT NULL
+        ) WITHOUT ROWID""",
+        """CREATE TABLE audit (
+            id INTEGER PRIMARY KEY,
+            at_wall REAL NOT NULL,
+            actor TEXT NOT NULL,
+            action TEXT NOT NULL,
+            subject TEXT NOT NULL,
+            detail TEXT
+        )""",
+        """CREATE TRIGGER audit_is_final BEFORE UPDATE ON audit
+            BEGIN SELECT RAISE(ABORT, 'the audit log is never changed'); END""",
+        """CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
+            BEGIN SELECT RAISE(ABORT, 'the audit log is never shortened'); END""",
+    ),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 
@@ -193,7 +233,7 @@ def _brought_up(connection: sqlite3.Connection, path: Path, steps: tuple[tuple[s
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-    for table in ("attempts", "calls", "keys"):
+    for table in ("attempts", "calls", "keys", "audit"):
         # A look into each, so that a cut or overwritten file is found now.
         connection.execute(f"SELECT * FROM {table} ORDER BY rowid DESC LIMIT 1").fetchall()  # noqa: S608
     row = connection.execute("SELECT value FROM meta WHERE name = 'key_secret'").fetchone()

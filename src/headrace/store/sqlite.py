@@ -21,14 +21,25 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
+from headrace.budget.leases import Balance, Charge, Demand, Leased, Worker
 from headrace.call import Attempt, Call
 from headrace.errors import StoreError
-from headrace.store.rows import AttemptRow, StoredKey, StoredRequest, attempt_row, request_of, request_row
+from headrace.store import budgets
+from headrace.store.rows import (
+    AttemptRow,
+    AuditRow,
+    StoredKey,
+    StoredRequest,
+    attempt_row,
+    request_of,
+    request_row,
+)
 from headrace.store.schema import connect, prepare
+from headrace.types import Budget
 
 __all__ = ["SQLiteStore"]
 
@@ -47,7 +58,9 @@ _T = TypeVar("_T")
 _ATTEMPT_COLUMNS = AttemptRow.__struct_fields__
 _CALL_COLUMNS = StoredRequest.__struct_fields__[:-1]
 _STREAM = _CALL_COLUMNS.index("stream")
+_ESTIMATED = _ATTEMPT_COLUMNS.index("estimated")
 _KEY_COLUMNS = StoredKey.__struct_fields__
+_AUDIT_COLUMNS = AuditRow.__struct_fields__
 
 
 def _insert(table: str, columns: Sequence[str]) -> str:
@@ -57,6 +70,7 @@ def _insert(table: str, columns: Sequence[str]) -> str:
 _INSERT_ATTEMPT = _insert("attempts", _ATTEMPT_COLUMNS)
 _INSERT_CALL = _insert("calls", _CALL_COLUMNS)
 _INSERT_KEY = _insert("keys", (*_KEY_COLUMNS, "hash"))
+_INSERT_AUDIT = _insert("audit", _AUDIT_COLUMNS)
 _SELECT_ATTEMPT = f"SELECT {', '.join(_ATTEMPT_COLUMNS)} FROM attempts"  # noqa: S608
 _SELECT_CALL = f"SELECT {', '.join(_CALL_COLUMNS)} FROM calls"  # noqa: S608
 _SELECT_KEY = f"SELECT {', '.join(_KEY_COLUMNS)} FROM keys"  # noqa: S608
@@ -72,8 +86,20 @@ class _Task:
         self.future: Future[Any] = Future()
 
 
+class _Note:
+    """Something about budgets to write with the rows around it; nobody waits for it."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, write: Callable[[sqlite3.Connection], None]) -> None:
+        self.write = write
+
+
 class _Stop:
     __slots__ = ()
+
+
+_Row: TypeAlias = AttemptRow | StoredRequest | _Note
 
 
 class SQLiteStore:
@@ -90,7 +116,7 @@ class SQLiteStore:
         self.path = path
         self._secret = prepare(path)
         self._queue_rows = queue_rows
-        self._queue: queue.SimpleQueue[AttemptRow | StoredRequest | _Task | _Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Row | _Task | _Stop] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self._count = threading.Lock()
         self._dropped = 0
@@ -237,14 +263,26 @@ class SQLiteStore:
     def key_hash(self, key: str) -> bytes:
         return hmac.digest(self._secret, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
 
-    async def add_key(self, key: StoredKey, hash: bytes) -> None:  # noqa: A002
-        values = msgspec.structs.asdict(key) | {"routes": _json(key.routes), "hash": hash}
+    async def add_key(self, key: StoredKey, hash: bytes, *, by: str = "headrace") -> None:  # noqa: A002
+        values = msgspec.structs.asdict(key) | {
+            "routes": _json(key.routes),
+            "budgets": _budgets_json(key.budgets),
+            "hash": hash,
+        }
 
         def work(connection: sqlite3.Connection) -> None:
             try:
                 connection.execute(_INSERT_KEY, tuple(values[name] for name in (*_KEY_COLUMNS, "hash")))
             except sqlite3.IntegrityError as error:
                 raise StoreError(f"there is a key {key.id!r} already, or one with the same value") from error
+            _audit(
+                connection,
+                key.created_wall,
+                by,
+                "key.create",
+                key.id,
+                f"prefix {key.prefix}, tenant {key.tenant}",
+            )
 
         await self._run(work)
 
@@ -256,19 +294,63 @@ class SQLiteStore:
         rows = await self._read(lambda c: c.execute(f"{_SELECT_KEY} ORDER BY created_wall, id").fetchall())
         return [_key(row) for row in rows]
 
-    async def revoke_key(self, id: str, now: float) -> bool:  # noqa: A002
+    async def revoke_key(self, id: str, now: float, *, by: str = "headrace") -> bool:  # noqa: A002
         def work(connection: sqlite3.Connection) -> bool:
             done = connection.execute(
                 "UPDATE keys SET revoked_wall = ? WHERE id = ? AND revoked_wall IS NULL", (now, id)
             )
+            if done.rowcount == 1:
+                _audit(connection, now, by, "key.revoke", id)
             return done.rowcount == 1
 
         return await self._run(work)
 
+    async def rotate_key(
+        self, key_id: str, new_hash: bytes, prefix: str, now: float, *, by: str = "headrace"
+    ) -> bool:
+        def work(connection: sqlite3.Connection) -> bool:
+            done = connection.execute(
+                "UPDATE keys SET hash = ?, prefix = ? WHERE id = ? AND revoked_wall IS NULL",
+                (new_hash, prefix, key_id),
+            )
+            if done.rowcount == 1:
+                _audit(connection, now, by, "key.rotate", key_id, f"prefix {prefix}")
+            return done.rowcount == 1
+
+        return await self._run(work)
+
+    async def audit(self, limit: int) -> list[AuditRow]:
+        query = f"SELECT {', '.join(_AUDIT_COLUMNS)} FROM audit ORDER BY id DESC LIMIT ?"  # noqa: S608
+        rows = await self._read(lambda c: c.execute(query, (limit,)).fetchall())
+        return [AuditRow(**dict(zip(_AUDIT_COLUMNS, row, strict=True))) for row in rows]
+
+    # --- budgets -------------------------------------------------------------------------------------------------------
+
+    async def lease(self, worker: Worker, asks: Sequence[Sequence[Demand]], now: float) -> Leased:
+        return await self._run(lambda connection: budgets.lease(connection, worker, asks, now))
+
+    def settle(self, worker: Worker, charges: Sequence[Charge]) -> None:
+        self._note(lambda connection: budgets.settle(connection, worker, charges))
+
+    def beat(self, worker: Worker, now: float) -> None:
+        self._note(lambda connection: budgets.beat(connection, worker, now))
+
+    def leave(self, worker: Worker) -> None:
+        self._note(lambda connection: budgets.leave(connection, worker))
+
+    def _note(self, write: Callable[[sqlite3.Connection], None]) -> None:
+        # Not bounded as rows are: what is not reported stays booked against the budget.
+        if self.ready():
+            self._queue.put(_Note(write))
+
+    async def balances(self, since: float) -> list[Balance]:
+        await self._settled()
+        return await self._read(lambda connection: budgets.balances(connection, since))
+
     # --- writing, on its own thread ------------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        held: list[AttemptRow | StoredRequest] = []
+        held: list[_Row] = []
         tasks: list[_Task] = []
         try:
             connection = connect(self.path)
@@ -284,9 +366,7 @@ class SQLiteStore:
             self._refuse(task)
         self._refuse_queued()
 
-    def _serve(
-        self, connection: sqlite3.Connection, held: list[AttemptRow | StoredRequest], tasks: list[_Task]
-    ) -> None:
+    def _serve(self, connection: sqlite3.Connection, held: list[_Row], tasks: list[_Task]) -> None:
         """Until stopped. `held` are the rows taken from the queue and not yet durable, `tasks` those not yet done."""
         pause = 0.0
         stopping = False
@@ -317,8 +397,8 @@ class SQLiteStore:
 
     @staticmethod
     def _take(
-        item: AttemptRow | StoredRequest | _Task | _Stop,
-        held: list[AttemptRow | StoredRequest],
+        item: _Row | _Task | _Stop,
+        held: list[_Row],
         tasks: list[_Task],
     ) -> bool:
         """Whether to stop."""
@@ -330,18 +410,19 @@ class SQLiteStore:
             held.append(item)
         return False
 
-    def _put(
-        self, connection: sqlite3.Connection, rows: list[AttemptRow | StoredRequest]
-    ) -> Exception | None:
+    def _put(self, connection: sqlite3.Connection, rows: list[_Row]) -> Exception | None:
         """Write all rows in one transaction, or none of them."""
         if not rows:
             return None
         attempts = [_attempt_values(row) for row in rows if isinstance(row, AttemptRow)]
         calls = [_request_values(row) for row in rows if isinstance(row, StoredRequest)]
+        notes = [row for row in rows if isinstance(row, _Note)]
         try:
             connection.execute("BEGIN IMMEDIATE")
             bad = self._insert_all(connection, _INSERT_ATTEMPT, attempts)
             bad += self._insert_all(connection, _INSERT_CALL, calls)
+            for note in notes:
+                note.write(connection)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             _rolled_back(connection)
@@ -463,7 +544,9 @@ def _texts(text: str | None) -> tuple[str, ...]:
 
 
 def _attempt(row: tuple[Any, ...]) -> AttemptRow:
-    return AttemptRow(*(*row[:-1], _tags(row[-1])))
+    *values, tags = row
+    values[_ESTIMATED] = bool(values[_ESTIMATED])
+    return AttemptRow(*(*values, _tags(tags)))
 
 
 def _request(row: tuple[Any, ...]) -> StoredRequest:
@@ -474,7 +557,24 @@ def _request(row: tuple[Any, ...]) -> StoredRequest:
 
 def _key(row: tuple[Any, ...]) -> StoredKey:
     values = dict(zip(_KEY_COLUMNS, row, strict=True))
-    return StoredKey(**values | {"routes": _texts(values["routes"])})
+    text = values["budgets"]
+    limits = () if text is None else msgspec.json.decode(text, type=tuple[Budget, ...])
+    return StoredKey(**values | {"routes": _texts(values["routes"]), "budgets": limits})
+
+
+def _budgets_json(limits: tuple[Budget, ...]) -> str | None:
+    return msgspec.json.encode(limits).decode() if limits else None
+
+
+def _audit(
+    connection: sqlite3.Connection,
+    now: float,
+    actor: str,
+    action: str,
+    subject: str,
+    detail: str | None = None,
+) -> None:
+    connection.execute(_INSERT_AUDIT, (now, actor, action, subject, detail))
 
 
 def _attempts(

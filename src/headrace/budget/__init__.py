@@ -1,0 +1,28 @@
+"""Budgets: money and tokens that are never overspent, under any concurrency, by several workers, through a crash.
+
+`windows` says when a budget is renewed, `worst` what an attempt can cost at most, `leases` what the store decides (all pure); `purse`
+is one worker's side, `account` one request's, and `layer` puts both into the stack.
+"""
+
+from __future__ import annotations
+
+from headrace.budget.account import Account, Caps, Pot, bound
+from headrace.budget.layer import OpenAccount, Reserve
+from headrace.budget.leases import Balance, Book, Cap, Charge, Demand, Leased
+from headrace.budget.purse import Purse
+
+__all__ = [
+    "Account",
+    "Balance",
+    "Book",
+    "Cap",
+    "Caps",
+    "Charge",
+    "Demand",
+    "Leased",
+    "OpenAccount",
+    "Pot",
+    "Purse",
+    "Reserve",
+    "bound",
+]

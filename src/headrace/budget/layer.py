@@ -1,0 +1,98 @@
+"""The two layers of budgets: one opens the request's account, one reserves for each attempt.
+
+Where no budget holds both hand the request on and cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from headrace.budget.account import Account, Caps, Held, Pot, bound
+from headrace.budget.purse import Purse
+from headrace.budget.worst import Worst
+from headrace.call import Attempt
+from headrace.clock import Clock
+from headrace.errors import BudgetExceeded, BudgetUnavailable
+from headrace.handler import Handler, Request, Stream
+from headrace.prices import Model
+
+__all__ = ["OpenAccount", "Reserve"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAccount:
+    """Puts an `Account` on the request where a budget holds for it."""
+
+    caps: Caps
+    purse: Purse
+
+    def __call__(self, inner: Handler) -> Handler:
+        def handle(request: Request) -> Coroutine[Any, Any, Stream]:
+            limits = [limit for limit in (request.route.max_cost, request.max_cost) if limit is not None]
+            caps = self.caps.of(request)
+            if not caps and not limits:
+                return inner(request)
+            pots = [Pot("this request", min(limits))] if limits else []
+            account = Account(self.purse, caps, pots, request.body, downgrade=request.route.downgrade)
+            return inner(msgspec.structs.replace(request, account=account))
+
+        return handle
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Reserves each attempt's worst case just before it is sent, and settles at its real end.
+
+    Writes the output limit into the request where it needs one to be bounded.
+
+    Args:
+        model: Provider and model to what is known of it.
+    """
+
+    clock: Clock
+    model: Callable[[str, str], Model | None]
+
+    def __call__(self, inner: Handler) -> Handler:
+        def handle(request: Request) -> Coroutine[Any, Any, Stream]:
+            if request.account is not None:
+                return self._reserved(inner, request)
+            return inner(request)
+
+        return handle
+
+    async def _reserved(self, inner: Handler, request: Request) -> Stream:
+        account, attempt, target = request.account, request.attempt, request.target
+        assert isinstance(account, Account) and attempt is not None and target is not None
+        limit, worst = bound(request, self.model(target.provider, target.model))
+        try:
+            held = await account.reserve(target, worst, request.call, self.clock.wall())
+        except BaseException as error:
+            attempt.cost = 0  # nothing was sent
+            if isinstance(error, BudgetExceeded | BudgetUnavailable):
+                attempt.error_kind, attempt.error_message = error.kind, error.message
+                attempt.end("skipped", self.clock.now())
+            raise
+        attempt.on_end.append(_settling(held, worst))
+        return await inner(_written(request, limit.written))
+
+
+def _settling(held: Held, worst: Worst) -> Callable[[Attempt], None]:
+    def settle(attempt: Attempt) -> None:
+        if attempt.estimated:
+            tokens = worst.tokens
+        else:
+            tokens = 0 if attempt.usage is None else attempt.usage.total_tokens
+        held.settle(attempt.cost or 0, tokens)
+
+    return settle
+
+
+def _written(request: Request, limit: int | None) -> Request:
+    if limit is None or limit == request.max_tokens:
+        return request
+    request.call.warn(f"the answer is limited to {limit} tokens of output")
+    return msgspec.structs.replace(request, max_tokens=limit)
