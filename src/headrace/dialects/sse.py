@@ -70,7 +70,8 @@ class SSEParser:
             raise self._too_long()
         tail = self._tail
         if not tail:
-            return self._cut(data, 0)
+            event = self._one(data)
+            return self._cut(data, 0) if event is None else [event]
         seen = len(tail)
         tail += data
         # What was searched before is not searched again: a long event in small pieces costs no more than in one.
@@ -95,6 +96,24 @@ class SSEParser:
         self._tail.clear()
         return [_parse(block, self._at_start)] if block.strip(b"\r\n") else []
 
+    def _one(self, data: bytes) -> SSEEvent | None:
+        """The event when `data` is exactly one of the usual form, as most reads are: one data line, with or without a name."""
+        end = len(data) - 2
+        if not data.endswith(b"\n\n") or end >= self._max - 1 or b"\r" in data:
+            return None
+        line = data.find(b"\n")
+        if line == end and data.startswith(b"data: "):
+            self._at_start = False
+            return SSEEvent("", data[6:end], data)
+        if (
+            data.startswith(b"event: ")
+            and data.startswith(b"data: ", line + 1)
+            and data.find(b"\n", line + 7) == end
+        ):
+            self._at_start = False
+            return SSEEvent(data[7:line].decode("utf-8", "replace"), data[line + 7 : end], data)
+        return None
+
     def _cut(self, buffer: bytes, end: int) -> list[SSEEvent]:
         """The events in `buffer`; `end` is that of the first one where it is known, else 0. Keeps what is left."""
         events: list[SSEEvent] = []
@@ -115,7 +134,7 @@ class SSEParser:
                     elif starts(b"event: ", start) and starts(b"data: ", line + 1):
                         last = find(b"\n", line + 7)
                         if last >= 0 and starts(b"\n", last + 1):
-                            name = buffer[start + 7 : line].decode(errors="replace")
+                            name = buffer[start + 7 : line].decode("utf-8", "replace")
                             events.append(SSEEvent(name, buffer[line + 7 : last], buffer[start : last + 2]))
                             start = last + 2
                             continue
@@ -160,7 +179,7 @@ def _parse(raw: bytes, at_start: bool) -> SSEEvent:
         if field == b"data":
             lines.append(value.removeprefix(b" "))
         elif field == b"event":
-            name = value.removeprefix(b" ").decode(errors="replace")
+            name = value.removeprefix(b" ").decode("utf-8", "replace")
     return SSEEvent(name, b"\n".join(lines), raw, not lines)
 
 

@@ -163,14 +163,14 @@ class Decoder:
             or event.name == "error"
         ):
             raise read_error(status=None, headers={}, body=data, dialect=NAME, now_wall=0.0)
-        usage = None
-        if len(chunk.usage) > 4 or len(chunk.x_groq) > 4:
+        hidden = False
+        if len(chunk.usage) > 4 or chunk.x_groq:
             usage = usage_of(chunk.usage, chunk.x_groq)
-        if usage is not None:
-            events.append(UsageReport(usage))
-        elif choices is None:
+            if usage is not None:
+                events.append(UsageReport(usage))
+                hidden = self._hide and not choices
+        if choices is None and not events:
             events.append(OpaqueEvent(NAME, chunk.object or chunk.type or ""))
-        hidden = self._hide and not choices and usage is not None
         return Frame(tuple(events), event.raw, NAME, hidden)
 
     def _start(self, chunk: _Chunk, events: list[Event]) -> None:
@@ -191,7 +191,8 @@ class Decoder:
             else:
                 for part in content:
                     if part.type == "thinking":
-                        self._say("thinking", spoken(part.thinking), events)
+                        if text := spoken(part.thinking):
+                            self._say("thinking", text, events)
                     elif part.text:
                         self._say("text", part.text, events)
         if delta.refusal:
@@ -203,8 +204,6 @@ class Decoder:
             self._call(_CallPiece(0, None, delta.function_call), events)
 
     def _say(self, kind: Literal["text", "thinking", "refusal"], text: str, events: list[Event]) -> None:
-        if not text:
-            return
         if self._kind != kind:
             self._stop_said(events)
             block: Block = Text(text="")
