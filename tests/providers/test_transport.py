@@ -945,6 +945,31 @@ def test_a_fresh_connection_that_breaks_is_connect_failed(
     run(main)
 
 
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("how", ["FIN", "RST", "banner"])
+def test_a_server_that_does_not_wait_for_the_request(run: Run, how: str, tls: bool) -> None:
+    """Accept then close, accept then reset, accept then talk: one typed error each time, wherever the race stands."""
+
+    async def main() -> None:
+        async def script(peer: Peer) -> None:
+            if how == "RST":
+                peer.reset()
+            elif how == "banner":
+                await peer.send(b"SSH-2.0-OpenSSH_9.2\r\n")
+                await peer.gone()
+
+        async with (
+            serve(script, server_tls() if tls else None) as server,
+            opened(ca_file=str(PEM)) as transport,
+        ):
+            for _ in range(20):
+                with pytest.raises((ConnectFailed, Malformed), match=str(server.origin.port)):
+                    await post(transport, server.origin)
+            await until(lambda: transport.open_connections == 0 and server.ended == server.accepted)
+
+    run(main)
+
+
 def test_an_answer_before_the_request_was_read_is_read_and_not_kept(run: Run) -> None:
     """An early 413 is returned; the connection, with half a request still to write, is not used again."""
 

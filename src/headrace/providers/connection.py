@@ -41,9 +41,6 @@ _names: dict[bytes, str] = {}
 class Keeper(Protocol):
     """Who owns connections."""
 
-    def opened(self, connection: Connection) -> None:
-        """The socket is connected."""
-
     def closed(self, connection: Connection) -> None:
         """The socket is closed."""
 
@@ -157,7 +154,7 @@ class Connection(asyncio.Protocol):
             ConnectFailed: A fresh connection broke before any byte of an answer.
             Malformed: What came is not HTTP, breaks a limit, or ended within the head.
         """
-        assert self._transport is not None and self._phase is _IDLE
+        assert self._transport is not None and self.usable
         self._begin()
         self._phase = _HEAD
         waiter = self._waiter = self._loop.create_future()
@@ -259,7 +256,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._keeper.opened(self)
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase

@@ -211,8 +211,13 @@ class HTTPTransport:
         try:
             async with timeout_at(self._clock, self._clock.now() + connect_s):
                 await self._dial(pool, connection)
-            if self._closed:
-                raise ConnectFailed(f"{what}: the transport was closed")
+            if self._closed or not connection.usable:
+                reason = (
+                    "the transport was closed"
+                    if self._closed
+                    else "it was closed before the request was sent"
+                )
+                raise ConnectFailed(f"{what}: {reason}")
         except TimeoutError:
             connection.discard()
             timeout = ProviderTimeout(f"{what} within {connect_s:g} s")
@@ -224,6 +229,9 @@ class HTTPTransport:
         except BaseException:
             connection.discard()
             raise
+        # Only now, not in `connection_made`: uvloop never calls `connection_lost` for a connection whose making was
+        # cancelled just after it was made.
+        pool.open.add(connection)
         return connection
 
     async def _dial(self, pool: _Pool, connection: Connection) -> None:
@@ -335,9 +343,6 @@ class _Pool:
         return head
 
     # --- as keeper -------------------------------------------------------------------------------------------------
-
-    def opened(self, connection: Connection) -> None:
-        self.open.add(connection)
 
     def closed(self, connection: Connection) -> None:
         self.open.discard(connection)
