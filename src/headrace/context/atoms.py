@@ -20,13 +20,15 @@ class Mend(Struct, frozen=True, kw_only=True):
     """What must change in `turn` so that a provider takes the history.
 
     `drop` says why the whole turn goes, empty if it stays; `orphans` are positions of results, among the turn's results, whose
-    call is not there or was answered before; `missing` are the calls that nobody answered, to be answered right after it.
+    call is not there or was answered before; `missing` are the calls that nobody answered, to be answered right after it; `blank`:
+    it must be given a word. A user's empty turn is not dropped: the request that ended with it has been sent.
     """
 
     turn: int
     drop: str = ""
     orphans: tuple[int, ...] = ()
     missing: tuple[str, ...] = ()
+    blank: bool = False
 
 
 def mend(turns: Sequence[Turn]) -> dict[int, Mend]:
@@ -35,7 +37,6 @@ def mend(turns: Sequence[Turn]) -> dict[int, Mend]:
     A result counts only directly behind the message with its call, in the run of result-bearing turns there; the first one wins.
     """
     found: dict[int, Mend] = {}
-    newest = max((turn.id for turn in turns if turn.opens), default=-1)
     waiting: list[str] = []
     caller = -1
     for turn in turns:
@@ -61,8 +62,10 @@ def mend(turns: Sequence[Turn]) -> dict[int, Mend]:
                 waiting = []
         elif turn.calls:
             waiting, caller = list(turn.calls), turn.id
-        elif turn.role != "system" and turn.id != newest and turn.empty:
+        elif turn.empty and turn.role == "assistant":
             found[turn.id] = Mend(turn=turn.id, drop="empty")
+        elif turn.empty and turn.role == "user":
+            found[turn.id] = Mend(turn=turn.id, blank=True)
     if waiting:
         found[caller] = Mend(turn=caller, missing=tuple(waiting))
     return found

@@ -47,6 +47,7 @@ class Turn(Struct, frozen=True, kw_only=True):
         label: What a reader should know of when or where it was said (a date), empty where nobody said so.
         role: `system` for the application's words, `assistant` for the model's, `user` where a user speaks in it, else `tool`.
         calls: Ids of the tool calls it makes; `results`: of the calls it answers.
+        bound: It holds thinking that the provider ties to the exact text before it.
         compacted: It holds a provider's own summary of everything before it.
         empty: It has nothing but blank text.
     """
@@ -60,6 +61,7 @@ class Turn(Struct, frozen=True, kw_only=True):
     role: Literal["system", "user", "assistant", "tool"] = "user"
     calls: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+    bound: bool = False
     compacted: bool = False
     empty: bool = False
 
@@ -110,6 +112,7 @@ def _turn(id_: int, messages: tuple[Message, ...], digest: str, label: str, coun
         role=role,
         calls=tuple(block.id for block in blocks if isinstance(block, ToolCall)),
         results=tuple(block.call_id for block in blocks if isinstance(block, ToolResult)),
+        bound=bool(bound),
         compacted=any(isinstance(block, Opaque) and block.kind == "compaction" for block in blocks),
         empty=all(isinstance(block, Text) and not block.text.strip() for block in blocks),
     )

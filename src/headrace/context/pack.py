@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.context.log import Log, Turn, is_bound
-from headrace.context.plan import Keep, Note, Plan, answers_to
+from headrace.context.plan import BLANK, Keep, Note, Plan, answers_to
 from headrace.types import Block, Message, Text, ToolResult
 
 __all__ = ["Packed", "pack"]
@@ -42,7 +42,7 @@ def _changed(turn: Turn, item: Keep) -> tuple[Message, ...]:
     messages: list[Message] = []
     position = 0
     for message in turn.messages:
-        blocks: list[Block] = []
+        blocks: list[Block] = [Text(text=BLANK)] if item.blank else []
         for block in message.content:
             if isinstance(block, ToolResult):
                 if position in cleared:
@@ -50,7 +50,7 @@ def _changed(turn: Turn, item: Keep) -> tuple[Message, ...]:
                 if position not in item.orphans:
                     blocks.append(block)
                 position += 1
-            elif not (item.unthought and is_bound(block)):
+            elif not item.blank and not (item.unthought and is_bound(block)):
                 blocks.append(block)
         if before and message.role == "user":
             blocks = _preceded(before, blocks)

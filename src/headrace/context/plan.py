@@ -30,6 +30,7 @@ from headrace.tokens import Estimate, estimate_message
 from headrace.types import Message, Text, ToolCall, ToolResult
 
 __all__ = [
+    "BLANK",
     "Cleared",
     "Insert",
     "Keep",
@@ -51,6 +52,9 @@ prompt cache."""
 
 MIN_RECALL = 48
 """Tokens below which no recall block is begun: its two frame lines alone take some thirty."""
+
+BLANK = "[empty]"
+"""What an empty message of the user says: several providers refuse one without text."""
 
 MISSING = "[not recorded]"
 """What stands in for the result of a call that nobody answered."""
@@ -154,7 +158,7 @@ class Keep(Struct, frozen=True, kw_only=True, tag="turn", omit_defaults=True):
     """A turn that is sent.
 
     As it is, or: with `before` in front of the user's words, results at the positions of `cleared` exchanged for its texts, those
-    at `orphans` left out, the calls in `missing` answered right after it, bound thinking left out with `unthought`.
+    at `orphans` left out, the calls in `missing` answered right after it, bound thinking left out with `unthought`, `BLANK` written into it with `blank`.
     """
 
     turn: int
@@ -163,11 +167,12 @@ class Keep(Struct, frozen=True, kw_only=True, tag="turn", omit_defaults=True):
     orphans: tuple[int, ...] = ()
     missing: tuple[str, ...] = ()
     unthought: bool = False
+    blank: bool = False
 
     @property
     def untouched(self) -> bool:
         """Whether the turn itself goes out as it came."""
-        return not (self.before or self.cleared or self.orphans or self.unthought)
+        return not (self.before or self.cleared or self.orphans or self.unthought or self.blank)
 
 
 class Note(Struct, frozen=True, kw_only=True, tag="summary"):
@@ -272,6 +277,8 @@ class _Planner:
         for found in self.mends.values():
             if found.drop:
                 costs[found.turn] = 0
+            elif found.blank:
+                costs[found.turn] += cost(log.count(BLANK))
             elif found.missing:
                 costs[found.turn] += sum(
                     cost(estimate_message(answer, log.count)) for answer in answers_to(found.missing)
@@ -285,7 +292,8 @@ class _Planner:
             accumulate((0 if keep else c for c, keep in zip(costs, always, strict=True)), initial=0)
         )
         self._thought = list(accumulate((cost(turn.thinking) for turn in turns), initial=0))
-        self.opens = [turn.id for turn in turns if turn.opens]
+        gone = {found.turn for found in self.mends.values() if found.drop}
+        self.opens = [turn.id for turn in turns if turn.opens and turn.id not in gone]
         self.compacted = [turn.id for turn in turns if turn.compacted]
 
     # --- the budget ---------------------------------------------------------------------------------------------------
@@ -331,7 +339,7 @@ class _Planner:
         """Lengths of the log at which a request was sent, those above `after`, and the whole log's."""
         turns = self.turns
         for end in range(max(after, 0) + 1, len(turns)):
-            if turns[end].role == "assistant" and turns[end - 1].role in ("user", "tool"):
+            if turns[end].role == "assistant" and turns[end - 1].role != "assistant":
                 yield end
         yield len(turns)
 
@@ -345,13 +353,17 @@ class _Planner:
             ends = list(self.ends(state.upto))
             for at in ends:
                 state = self.advance(state, at)
+            for at in ends:
+                if at >= state.since:
+                    state = self.shed(self.recall(state, at), at)
             if period is None and state.compactions:
                 # Nobody remembers what the earlier answers were thought behind.
                 state = msgspec.structs.replace(state, bound_from=end)
-            for at in ends:
-                if at >= state.since:
-                    state = self.recall(state, at)
-            state = self.fitted(state, end)
+            if self.total(state, end) > self.profile.limit:
+                raise ContextTooLong(
+                    f"the system prompt, the tools and the newest turn alone need {self.total(state, end)} tokens; "
+                    f"the limit is {self.profile.limit}"
+                )
         state = msgspec.structs.replace(state, upto=end)
         return self.written(state, compacted=state.compactions > before.compactions)
 
@@ -364,7 +376,7 @@ class _Planner:
         if (after.cut, after.cleared) == (state.cut, state.cleared):
             return state
         freed = size - self.verbatim(after, end)
-        if freed < MIN_PROGRESS * size and size + state.summary_tokens <= self.room(end):
+        if freed < MIN_PROGRESS * size and size + self.share(self.policy.summary, end) <= self.room(end):
             return state
         return self.summarised(state, after, end)
 
@@ -548,8 +560,11 @@ class _Planner:
 
     def asking(self, state: Period, end: int) -> int | None:
         """The user's turn that the request at `end` may add to: its last one, or, where the prefix is new anyway, the newest."""
-        if end and self.turns[end - 1].opens:
-            return end - 1
+        last = end - 1
+        while last >= 0 and self.turns[last].role == "system":
+            last -= 1
+        if last >= 0 and self.turns[last].opens:
+            return last
         if state.compactions and end == state.since:
             position = bisect_left(self.opens, end)
             if position and self.opens[position - 1] >= state.cut:
@@ -603,19 +618,14 @@ class _Planner:
             + sum(insert.tokens for insert in state.inserts)
         )
 
-    def fitted(self, state: Period, end: int) -> Period:
-        """The state whose request is within the limit; what was added goes before anything that was said."""
+    def shed(self, state: Period, end: int) -> Period:
+        """The state without what was added where it does not fit beside what was said."""
         limit = self.profile.limit
         assert limit is not None
         if self.total(state, end) > limit and state.inserts:
             state = msgspec.structs.replace(state, inserts=(), bound_from=end)
         if self.total(state, end) > limit and state.summary:
             state = msgspec.structs.replace(state, summary="", summary_tokens=0, kept=(), bound_from=end)
-        if self.total(state, end) > limit:
-            raise ContextTooLong(
-                f"{self.total(state, end)} tokens are needed for the system prompt, the tools and the newest turn alone; "
-                f"the limit is {limit}"
-            )
         return state
 
     def written(self, state: Period, *, compacted: bool) -> Plan:
@@ -642,7 +652,7 @@ class _Planner:
             if number < state.cut and not self.always[number]:
                 verdicts.append(self.evicted(turn, recalled, facts if number in kept else {}))
                 continue
-            unthought = turn.thinking.bound > 0 and number < state.bound_from
+            unthought = turn.bound and number < state.bound_from
             drop = broken.drop if broken is not None else ""
             if not drop and unthought and only_thinks(turn):
                 drop = "nothing but thinking that belongs to an earlier prefix"
@@ -655,6 +665,7 @@ class _Planner:
                 cleared=tuple(cleared.get(number, ())),
                 orphans=() if broken is None else broken.orphans,
                 missing=() if broken is None else broken.missing,
+                blank=broken is not None and broken.blank,
                 unthought=unthought,
             )
             items.append(keep)
@@ -737,6 +748,7 @@ def _reason(turn: Turn, keep: Keep, pinned: bool, newest: bool) -> tuple[Literal
             ("unanswered calls answered as not recorded", keep.missing),
             ("thinking of an earlier prefix left out", keep.unthought),
             ("earlier turns recalled before it", keep.before),
+            ("an empty message marked as such", keep.blank),
         )
         if true
     ]
