@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
 import json
 import socket
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import anthropic
 import openai
@@ -21,6 +23,7 @@ from headrace.clock import SystemClock
 from headrace.config import load
 from headrace.engine import Engine
 from headrace.gateway.serve import Gateway, bind
+from headrace.layers.retry import Retry, RetryBudget
 from headrace.testing import FakeProvider
 
 __all__ = [
@@ -241,7 +244,10 @@ def gated(
 
     async def main() -> None:
         stop.append(asyncio.Event())
-        engine = Engine(settings, random=lambda: 0.0)
+        # Many tests with failing providers share one gateway: its retry budget must not be what they see.
+        plenty = functools.partial(Retry, budget=RetryBudget(floor=1e9))
+        with mock.patch("headrace.engine.Retry", plenty):
+            engine = Engine(settings, random=lambda: 0.0)
         async with Gateway(settings, sockets=[sock], engine=engine) as gateway:
             made.append(
                 Gate(provider, sock.getsockname()[1], folder, asyncio.get_running_loop(), gateway=gateway)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pkgutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,9 +13,10 @@ import pytest
 from tests.gateway.gate import Gate
 
 import headrace.layers
+from headrace import config, dialects, engine
 from headrace.call import Attempt
 from headrace.clock import Clock
-from headrace.handler import Layer, OneBatch, Request, Stream
+from headrace.handler import Body, Handler, Layer, OneBatch, Request, Stream, stack
 from headrace.layers.cascade import Cascade
 from headrace.layers.deadline import Deadline
 from headrace.layers.identity import identity
@@ -177,7 +179,7 @@ OWN: dict[str, set[str]] = {
     "trace": set(),
     "deadline": {"deadline"},
     "identity": set(),
-    "cascade": {"target", "last_level"},
+    "cascade": {"target", "last_level", "commit_by"},
     "retry": {"attempt"},
     "ledger": set(),
     "timeout": set(),
@@ -224,3 +226,56 @@ def test_a_layer_leaves_alone_what_is_not_its_own(name: str, stream: bool) -> No
 
 async def _returned(handle: Callable[[Request], Any], request: Request) -> Any:
     return await handle(request)
+
+
+@both
+@streamed
+def test_the_whole_stack_leaves_alone_what_it_has_no_business_with(
+    dialect: str, stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two layers of the engine's own stack the body is the caller's very object, and so is the stream the provider's."""
+    seen: list[tuple[str, Request, Stream]] = []
+    answer = OneBatch([Frame((Complete(Reply()),), b"{ }", dialect)])
+
+    def spy(name: str) -> Layer:
+        def layer(inner: Handler) -> Handler:
+            async def handle(request: Request) -> Stream:
+                stream = await inner(request)
+                seen.append((name, request, stream))
+                return stream
+
+            return handle
+
+        return layer
+
+    async def provider(request: Request) -> Stream:
+        return answer
+
+    def watched(*layers: Layer, handler: Handler) -> Handler:
+        between = [
+            part
+            for note, layer in zip(engine.LAYERS, layers, strict=False)
+            for part in (layer, spy(f"below {note.name}"))
+        ]
+        return stack(spy("above all"), *between, handler=provider)
+
+    async def main() -> Stream:
+        monkeypatch.setattr(engine, "stack", watched)
+        environ = {"HOME": str(tmp_path), "OPENAI_API_KEY": "x", "ANTHROPIC_API_KEY": "x"}
+        made = engine.Engine(config.load(environ=environ, cwd=tmp_path), clock=ManualClock())
+        try:
+            request = Request(body=body, route=made.route("anthropic/m"), call=made.new_call(), stream=stream)
+            return await made.handle(request)
+        finally:
+            await made.aclose()
+
+    name = {"openai": "openai-chat", "anthropic": "anthropic"}[dialect]
+    body = Body(wire=BODIES["numbers"].replace(b"S", b""), dialect=dialects.by_name(name))
+    assert asyncio.run(main()) is answer
+    assert [where for where, _, _ in seen] == [
+        *(f"below {note.name}" for note in reversed(engine.LAYERS[:-1])),
+        "above all",
+    ]
+    for where, request, got in seen:
+        assert request.body is body, where
+        assert got is answer, where
