@@ -124,12 +124,16 @@ async def _measure(port: int, requests: int) -> dict[str, float]:
             assert len(await protocol.request(request)) == 1024
         protocol.transport.close()
 
+    reads = 0
+
     async def stream(path: str, streams: int) -> None:
         async def one() -> None:
+            nonlocal reads
             response = await transport.send(origin, "POST", path, headers, _BODY, connect_s=5)
             size = 0
             while data := await response.read_some():
                 size += len(data)
+                reads += 1
             assert size == _CHUNKS * len(_EVENT)
             await response.aclose()
 
@@ -149,6 +153,8 @@ async def _measure(port: int, requests: int) -> dict[str, float]:
     for path, streams in (("/paced", 1), ("/paced", 16), ("/flood", 16)):
         cpu = await _cpu(lambda path=path, streams=streams: stream(path, streams))  # type: ignore[misc]
         results[f"{path[1:]} x{streams} us/chunk"] = cpu / (streams * _CHUNKS) * 1e6
+        results[f"{path[1:]} x{streams} us/read"] = cpu / reads * 1e6
+        reads = 0
     await transport.aclose()
     return results
 

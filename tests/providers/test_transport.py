@@ -335,6 +335,20 @@ def test_a_request_line_cannot_be_split(method: str, path: str) -> None:
     asyncio.run(main())
 
 
+def test_small_writes_are_not_delayed(run: Run) -> None:
+    """Nagle's algorithm is off on the sockets that we dial."""
+
+    async def main() -> None:
+        async with serve(answer_all(HELLO)) as server, opened() as transport:
+            await body_of(transport, server.origin)
+            (connection,) = transport._pools[server.origin].open
+            assert connection._transport is not None
+            sock = connection._transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+    run(main)
+
+
 def test_a_large_request_body_arrives_whole(run: Run) -> None:
     """Several megabytes are written at once and arrive, though the socket takes less."""
     body = bytes(range(256)) * 16_384

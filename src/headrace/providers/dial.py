@@ -55,7 +55,8 @@ async def dial(host: str, port: int) -> socket.socket:
 
 
 async def _attempt(loop: asyncio.AbstractEventLoop, address: _Address) -> socket.socket:
-    sock = socket.socket(address[0], socket.SOCK_STREAM)
+    # With the protocol named, or asyncio does not see that it is TCP and leaves Nagle's delay on.
+    sock = socket.socket(address[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
         await loop.sock_connect(sock, address[1])
