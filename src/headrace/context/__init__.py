@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 from headrace.context.documents import Library
+from headrace.context.layer import Context
 from headrace.context.log import Log, Turn
 from headrace.context.pack import Packed, pack
 from headrace.context.plan import Period, Plan, Profile, Verdict, fits, input_limit, plan
 from headrace.context.summarize import Fact, Segment, Summariser
 
 __all__ = [
+    "Context",
     "Fact",
     "Library",
     "Log",

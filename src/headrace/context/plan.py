@@ -87,11 +87,11 @@ def input_limit(
     Args:
         window: The model's window for input and output together.
         max_input: The model's limit of input alone.
-        output: What the request reserves for its answer; None for the policy's own reserve.
+        output: What the request reserves for its answer; None for the policy's own reserve, at most a quarter of the window.
     """
-    reserve = policy.output if output is None else output
     limits = [policy.budget] if policy.budget is not None else []
     if window is not None:
+        reserve = min(policy.output, window // 4) if output is None else output
         limits.append(int(window * (1 - policy.margin)) - reserve)
     if max_input is not None:
         limits.append(int(max_input * (1 - policy.margin)))

@@ -1,0 +1,283 @@
+"""Packs every request of a route with a context policy for the window of the target at hand.
+
+The layer keeps no conversation of its own: the caller sends all of it each time. What it remembers, in memory and bounded, is how far a
+conversation has been planned, by tenant, target and a digest of everything said so far; a longer request with the same beginning goes
+on from there, and sends the same bytes for it. What was forgotten is planned again from the start, with the same result.
+
+In the caller's dialect the messages that stay keep their bytes; only the member `messages` is exchanged. A request that needs no
+change is handed on as the very object that came.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from headrace.call import Call
+from headrace.context.documents import Library
+from headrace.context.log import Log, as_bytes, next_digest, start_digest
+from headrace.context.pack import Packed, pack
+from headrace.context.plan import Period, Plan, Profile, input_limit, plan
+from headrace.dialects.turns import decode_turn, encode_turn, join, split
+from headrace.errors import ContextTooLong, InvalidRequest
+from headrace.handler import Body, ContextPolicy, Handler, Request, Stream
+from headrace.prices import Model
+from headrace.tokens import (
+    Correction,
+    TextCounter,
+    encoding_of,
+    estimate_chat,
+    estimate_message,
+    estimate_text,
+    exact_counter,
+)
+from headrace.types import Chat, Message, Target
+
+__all__ = ["REMEMBERED", "Context", "Lookup"]
+
+REMEMBERED = 2_048
+"""Requests that a later one can go on from, over all conversations of a process; the one unused for longest goes first. All requests
+of one conversation share its log, which takes some two megabytes for 600 turns."""
+
+SMALLER = 0.75
+"""What a provider's overflow leaves of the request: its count was above ours, by how much it seldom says."""
+
+Lookup = Callable[[str, str], Model | None]
+"""Provider and model to its limits."""
+
+_Scope = tuple[str, str, str]
+"""Tenant, route, target."""
+
+
+@dataclass(slots=True)
+class _Conversation:
+    """A log, and the wire's bytes (or the digest's, of a typed request) of its turns."""
+
+    log: Log
+    raws: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A request that was planned: the first `length` turns of a conversation, and where that plan ended."""
+
+    conversation: _Conversation
+    length: int
+    period: Period
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request taken apart: `frame` is the body without messages, None for a typed one; `head` the system prompt and the tools."""
+
+    frame: bytes | None
+    head: Chat
+    seed: bytes
+    keys: list[bytes]
+    messages: tuple[Message, ...] = ()
+
+
+def _asked(body: Body) -> _Asked:
+    if body.wire is None or body.dialect is None:
+        chat = body.chat
+        head = msgspec.structs.replace(chat, messages=())
+        seed = msgspec.json.encode([head.tools, head.response_format])
+        return _Asked(None, head, seed, [as_bytes((message,)) for message in chat.messages], chat.messages)
+    frame, raws = split(body.wire)
+    head = body.dialect.decode_request(frame)
+    seed = msgspec.json.encode([body.dialect.name, head.messages, head.tools, head.response_format])
+    return _Asked(frame, head, seed, raws)
+
+
+class Context:
+    """The layer.
+
+    Args:
+        model: A target's limits, as the catalogue knows them.
+        documents: By route name, read before.
+    """
+
+    def __init__(self, model: Lookup, documents: Mapping[str, Library] | None = None) -> None:
+        self._model = model
+        self._documents = documents or {}
+        self._known: OrderedDict[tuple[_Scope, str], _Known] = OrderedDict()
+        self._corrections: dict[str, Correction] = {}
+
+    def __call__(self, inner: Handler) -> Handler:
+        async def handle(request: Request) -> Stream:
+            policy, target = request.route.context, request.target
+            if policy is None or request.call.purpose != "answer":
+                return await inner(request)
+            assert target is not None
+            try:
+                return await inner(self.packed(request, policy, target))
+            except ContextTooLong as error:
+                limit = self._smaller(request.call, error)
+                if limit is None:
+                    raise
+            return await inner(self.packed(request, policy, target, at_most=limit))
+
+        return handle
+
+    def _smaller(self, call: Call, error: ContextTooLong) -> int | None:
+        """The limit for the one further try after a provider's overflow; None when it was this layer that refused."""
+        made = call.plan
+        if not isinstance(made, Plan) or not call.attempts or call.attempts[-1].error is not error:
+            return None
+        limit = int(made.tokens * SMALLER)
+        call.warn(f"context: {error.target} found the request too long; packed again for {limit} tokens")
+        return limit
+
+    def packed(
+        self, request: Request, policy: ContextPolicy, target: Target, *, at_most: int | None = None
+    ) -> Request:
+        """`request` as its plan says, which is left on the call; the same object where nothing changes.
+
+        Args:
+            at_most: A limit in tokens below the policy's and the model's.
+
+        Raises:
+            ContextTooLong: What must be sent does not fit the target.
+            InvalidRequest: The body cannot be read.
+        """
+        asked = _asked(request.body)
+        scope = (request.call.tenant or "", request.route.name, str(target))
+        count, exact = self._counter(target)
+        conversation, period = self._conversation(scope, asked, request.body, count)
+        correction = self._corrections.setdefault(scope[2], Correction())
+        factor = max(1.0, correction.factor or 1.0) if exact else correction.factor
+        profile = self._profile(request, policy, target, asked.head, count, factor)
+        if at_most is not None:
+            limit = at_most if profile.limit is None else min(at_most, profile.limit)
+            profile = msgspec.structs.replace(profile, limit=limit)
+        log = conversation.log
+        try:
+            made = plan(
+                log, policy, profile, period=period, documents=self._documents.get(request.route.name)
+            )
+        except ContextTooLong as error:
+            error.target = scope[2]
+            raise
+        self._remember(scope, conversation, made.period)
+        sent = pack(log, made)
+        call = request.call
+        call.plan = made
+        likely = estimate_chat(asked.head, count).likely + _likely(log, sent)
+        call.on_end.append(lambda call: _learn(call, target, likely, correction))
+        if not made.changed:
+            return request
+        call.warn(_said(made))
+        return msgspec.structs.replace(request, body=_body(request.body, asked, conversation, sent))
+
+    def _counter(self, target: Target) -> tuple[TextCounter, bool]:
+        """What counts text for `target`, and whether exactly."""
+        encoding = encoding_of(target.provider, target.model)
+        exact = None if encoding is None else exact_counter(encoding)
+        return (estimate_text, False) if exact is None else (exact, True)
+
+    def _profile(
+        self,
+        request: Request,
+        policy: ContextPolicy,
+        target: Target,
+        head: Chat,
+        count: TextCounter,
+        factor: float | None,
+    ) -> Profile:
+        model = self._model(target.provider, target.model)
+        limit = input_limit(
+            policy,
+            window=None if model is None else model.context_total,
+            max_input=None if model is None else model.max_input,
+            output=request.max_tokens if request.max_tokens is not None else head.max_tokens,
+        )
+        profile = Profile(limit=limit, factor=factor)
+        return msgspec.structs.replace(profile, fixed=profile.cost(estimate_chat(head, count)))
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def _conversation(
+        self, scope: _Scope, asked: _Asked, body: Body, count: TextCounter
+    ) -> tuple[_Conversation, Period | None]:
+        """The log of the request, gone on from the longest beginning that is remembered, and where its plan ended."""
+        digest = start_digest(asked.seed)
+        digests = [(digest := next_digest(digest, key)).hex() for key in asked.keys]
+        known: _Known | None = None
+        length = len(digests)
+        while length and known is None:
+            known = self._known.get((scope, digests[length - 1]))
+            length -= known is None
+        if known is None:
+            conversation, period = _Conversation(Log(seed=asked.seed, count=count), []), None
+        else:
+            conversation, period = known.conversation, known.period
+            if len(conversation.log) > length:
+                # The conversation went on in another way from here; this request gets a log of its own.
+                conversation = _Conversation(conversation.log.fork(length), conversation.raws[:length])
+        try:
+            for position in range(length, len(digests)):
+                raw = asked.keys[position]
+                if body.dialect is None:
+                    messages = (asked.messages[position],)
+                else:
+                    messages = decode_turn(body.dialect, raw)
+                conversation.log.append(messages, raw=raw)
+                conversation.raws.append(raw)
+        except InvalidRequest:
+            _ = body.chat  # says which message it is
+            raise
+        return conversation, period
+
+    def _remember(self, scope: _Scope, conversation: _Conversation, period: Period) -> None:
+        turns = conversation.log.turns
+        if turns:
+            key = (scope, turns[-1].digest)
+            self._known[key] = _Known(conversation, len(turns), period)
+            self._known.move_to_end(key)
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+
+
+def _body(body: Body, asked: _Asked, conversation: _Conversation, sent: Sequence[Packed]) -> Body:
+    """The body with the messages of a plan; those that are turns as they came keep their bytes."""
+    if asked.frame is None or body.dialect is None:
+        messages = tuple(message for part in sent for message in part.messages)
+        return Body(chat=msgspec.structs.replace(asked.head, messages=messages))
+    raws: list[bytes] = []
+    for part in sent:
+        if part.turn is not None:
+            raws.append(conversation.raws[part.turn])
+        else:
+            raws += encode_turn(body.dialect, part.messages)
+    return Body(wire=join(asked.frame, raws), dialect=body.dialect)
+
+
+def _likely(log: Log, sent: Sequence[Packed]) -> int:
+    return sum(
+        log.turns[part.turn].tokens.likely
+        if part.turn is not None
+        else sum(estimate_message(message, log.count).likely for message in part.messages)
+        for part in sent
+    )
+
+
+def _learn(call: Call, target: Target, likely: int, correction: Correction) -> None:
+    """Compare our count with the one that the provider reported for this target, if it did."""
+    for attempt in reversed(call.attempts):
+        if attempt.target == target:
+            if attempt.usage is not None and attempt.outcome == "ok":
+                correction.observe(likely, attempt.usage.input_tokens)
+            return
+
+
+def _said(made: Plan) -> str:
+    """The plan in one line, for the caller's warnings."""
+    counts: dict[str, int] = {}
+    for verdict in made.turns:
+        counts[verdict.what] = counts.get(verdict.what, 0) + 1
+    parts = ", ".join(f"{count} {what}" for what, count in counts.items())
+    limit = "" if made.limit is None else f" of {made.limit}"
+    return f"context: {len(made.turns)} turns in {made.tokens} tokens{limit}: {parts}"
