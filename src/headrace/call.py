@@ -166,6 +166,7 @@ class Call(msgspec.Struct, kw_only=True):
     cached: Cached | None = None
     attempts: list[Attempt] = []
     warnings: list[str] = []
+    plan: object | None = None
     status: int | None = None
     duration_s: float | None = None
     on_end: list[Callable[[Call], None]] = []

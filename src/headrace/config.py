@@ -27,7 +27,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from headrace.errors import ConfigError
-from headrace.handler import CachePolicy, Route
+from headrace.handler import CachePolicy, ContextPolicy, Route
 from headrace.lines import KeyPath, key_lines
 from headrace.types import Budget, Headers, Target
 
@@ -797,7 +797,7 @@ def _settings(found: _Report, source: Path | None, data: Mapping[str, object], c
     folder = cwd if source is None else source.parent
     providers = _providers(found, root)
     budgets = _budget_settings(root)
-    routes = _routes(found, root, providers, budgets.zone)
+    routes = _routes(found, root, providers, budgets.zone, folder)
     keys = _keys(found, root, routes, budgets.zone)
     settings = Settings(
         source=source,
@@ -1007,7 +1007,7 @@ def _headers(table: _Table) -> Headers:
 
 
 def _routes(
-    found: _Report, root: _Table, providers: dict[str, ProviderSettings], zone: str
+    found: _Report, root: _Table, providers: dict[str, ProviderSettings], zone: str, folder: Path
 ) -> dict[str, Route]:
     """The routes. Known providers that only a route names are added to `providers`."""
     routes: dict[str, Route] = {}
@@ -1034,6 +1034,7 @@ def _routes(
             max_cost=_nano(table.money("max_cost_usd")),
             downgrade=table.choice("on_limit", ON_LIMIT) == "downgrade",
             cache=_cache(table),
+            context=_context(table, folder),
         )
         table.close()
         for target in cascade:
@@ -1043,6 +1044,44 @@ def _routes(
                 if provider is not None:
                     providers[target.provider] = provider
     return routes
+
+
+def _context(route: _Table, folder: Path) -> ContextPolicy | None:
+    """How `[routes.X.context]` packs; None where there is none."""
+    table = route.table("context")
+    if "context" not in route.members:
+        return None
+    usual = ContextPolicy()
+    found, shares = table.found, table.table("sections")
+    paths = []
+    for index, text in table.texts("documents"):
+        path = _placed(text, folder, found.environ)
+        if path.is_file():
+            paths.append(str(path))
+        else:
+            found.add((*table.path, "documents", index), "there is no such file", value=text)
+    policy = ContextPolicy(
+        budget=table.integer("budget", 0, 64, 1_000_000_000) or None,
+        trigger=table.number("trigger", usual.trigger, 0.1, 1.0),
+        target=table.number("target", usual.target, 0.05, 1.0),
+        summary=shares.number("summary", usual.summary, 0.0, 0.8),
+        recall=shares.number("recall", usual.recall, 0.0, 0.8),
+        documents=shares.number("documents", usual.documents, 0.0, 0.8),
+        recall_turn=table.number("recall_turn", usual.recall_turn, 0.05, 1.0),
+        margin=table.number("margin", usual.margin, 0.0, 0.5),
+        output=table.integer("output", usual.output, 1, 10_000_000),
+        keep_results=table.integer("keep_results", usual.keep_results, 1, 1000),
+        document_paths=tuple(paths),
+    )
+    shares.close()
+    table.close()
+    if policy.target > policy.trigger:
+        table.wrong("target", "must not be above trigger", "Each compaction goes down from one to the other.")
+    if policy.summary + policy.recall + policy.documents > 0.8:
+        found.add(
+            (*table.path, "sections"), "together they leave less than a fifth for the conversation itself"
+        )
+    return policy
 
 
 def _cache(route: _Table) -> CachePolicy | None:

@@ -18,6 +18,7 @@ from headrace import dialects
 from headrace.budget import Caps, OpenAccount, Purse, Reserve, bound
 from headrace.call import Call, Nanodollars
 from headrace.clock import Clock, SystemClock
+from headrace.context import Context, Library
 from headrace.errors import InvalidRequest, UnknownModel
 from headrace.handler import Dialect, Handler, Layer, Request, Route, Stream, stack
 from headrace.layers.cascade import Cascade
@@ -27,7 +28,7 @@ from headrace.layers.ledger import Ledger
 from headrace.layers.retry import Retry
 from headrace.layers.timeout import Timeout
 from headrace.layers.trace import Trace
-from headrace.prices import Catalog
+from headrace.prices import Catalog, Model
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
 from headrace.providers.upstream import Endpoint, Upstream
 from headrace.store import MemoryStore, Store
@@ -72,6 +73,9 @@ LAYERS: tuple[LayerNote, ...] = (
     LayerNote(
         "cascade", "the next target; needs to see what retry gave up on; skips targets that lack a feature"
     ),
+    LayerNote(
+        "context", "packs for the window of this target; below the cascade, which goes on where it cannot"
+    ),
     LayerNote("retry", "the same target again; below the cascade, so that each level has its own attempts"),
     LayerNote("ledger", "one row an attempt, priced at its real end, whatever the layers above make of it"),
     LayerNote("reserve", "each attempt's own worst case, just before it is sent; settled at its real end"),
@@ -90,7 +94,7 @@ class Engine:
 
     Raises:
         StoreError: The store named by the settings cannot be opened.
-        ConfigError: A price override is not a decimal.
+        ConfigError: A price override is not a decimal, or a document of a route cannot be read.
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class Engine:
                 Caps(budgets.total, budgets.users, budgets.teams, budgets.tags), self.purse
             ),
             "cascade": Cascade(self.clock, self._lacks, self._translated),
+            "context": Context(self._limits, self._libraries()),
             "retry": Retry(self.clock, random),
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
             "reserve": Reserve(self.clock, self.catalog.model),
@@ -296,6 +301,20 @@ class Engine:
         return Upstream(
             "local", dialect, started, self.transport, self.clock, lacks=lacks, always_stream=True
         )
+
+    def _limits(self, provider: str, model: str) -> Model | None:
+        """What the catalogue knows of a model; the embedded one's window is a setting."""
+        if provider == "local":
+            return Model(provider=provider, id=model, context_total=self.settings.local.context)
+        return self.catalog.model(provider, model)
+
+    def _libraries(self) -> dict[str, Library]:
+        """The documents of every route that has some."""
+        return {
+            name: Library.read(route.context.document_paths)
+            for name, route in self.settings.routes.items()
+            if route.context is not None and route.context.document_paths
+        }
 
     def _lacks(self, target: Target, request: Request) -> str | None:
         lacks = self.upstream(target.provider).lacks
