@@ -29,11 +29,12 @@ _HEAD = (
 )
 _BUFFERED = _HEAD + b"content-length: 1024\r\n\r\n" + b"z" * 1024
 _CHUNK = b"%x\r\n" % len(_EVENT) + _EVENT + b"\r\n"
-_CHUNKS = 2000
+_CHUNKS = {"/paced": 400, "/flood": 2000}
+_PACE_S = 0.002  # slow enough that each chunk is a read of its own
 
 
 class _Server(asyncio.Protocol):
-    """`GET /stream` is paced (a chunk a turn of the loop), `/flood` is written at once; all else is the buffered answer."""
+    """`/paced` is paced (a chunk every 2 ms), `/flood` is written at once; all else is the buffered answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -43,10 +44,10 @@ class _Server(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if data.startswith(b"POST /paced"):
             self.transport.write(_HEAD + b"transfer-encoding: chunked\r\n\r\n")
-            self._next(_CHUNKS)
+            self._next(_CHUNKS["/paced"])
         elif data.startswith(b"POST /flood"):
             self.transport.write(_HEAD + b"transfer-encoding: chunked\r\n\r\n")
-            for _ in range(_CHUNKS // 20):
+            for _ in range(_CHUNKS["/flood"] // 20):
                 self.transport.write(_CHUNK * 20)
             self.transport.write(b"0\r\n\r\n")
         else:
@@ -57,7 +58,7 @@ class _Server(asyncio.Protocol):
             self.transport.write(b"0\r\n\r\n")
         else:
             self.transport.write(_CHUNK)
-            asyncio.get_running_loop().call_later(0.0002, self._next, left - 1)
+            asyncio.get_running_loop().call_later(_PACE_S, self._next, left - 1)
 
 
 def _serve(sock: socket.socket) -> None:
@@ -134,7 +135,7 @@ async def _measure(port: int, requests: int) -> dict[str, float]:
             while data := await response.read_some():
                 size += len(data)
                 reads += 1
-            assert size == _CHUNKS * len(_EVENT)
+            assert size == _CHUNKS[path] * len(_EVENT)
             await response.aclose()
 
         await asyncio.gather(*(one() for _ in range(streams)))
@@ -150,9 +151,9 @@ async def _measure(port: int, requests: int) -> dict[str, float]:
 
             await work() if requests < 2000 else await one(200)
             results[f"{name} c={concurrency} us/request"] = await _cpu(work) / (each * concurrency) * 1e6
-    for path, streams in (("/paced", 1), ("/paced", 16), ("/flood", 16)):
+    for path, streams in (("/paced", 1), ("/paced", 16), ("/paced", 64), ("/flood", 16)):
         cpu = await _cpu(lambda path=path, streams=streams: stream(path, streams))  # type: ignore[misc]
-        results[f"{path[1:]} x{streams} us/chunk"] = cpu / (streams * _CHUNKS) * 1e6
+        results[f"{path[1:]} x{streams} us/chunk"] = cpu / (streams * _CHUNKS[path]) * 1e6
         results[f"{path[1:]} x{streams} us/read"] = cpu / reads * 1e6
         reads = 0
     await transport.aclose()
