@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from headrace.call import Attempt, Call, format_usd
 from headrace.content import Prompt, as_messages
+from headrace.context import Plan
 from headrace.engine import Engine, Levels
 from headrace.errors import HeadraceError, StreamBroken
 from headrace.handler import Body, Request, Route, Stream, assemble, collect, reply_events
@@ -121,6 +122,12 @@ class Answer:
     def attempts(self) -> list[Attempt]:
         """Every request to a provider that was made."""
         return self.call.attempts
+
+    @property
+    def plan(self) -> Plan | None:
+        """What of a long conversation was sent, and why; None where the route does not pack. See docs/context.md."""
+        plan = self.call.plan
+        return plan if isinstance(plan, Plan) else None
 
     @property
     def warnings(self) -> list[str]:

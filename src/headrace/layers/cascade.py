@@ -76,6 +76,7 @@ class Cascade:
         last = len(route.cascade) - 1
         skipped: list[str] = []
         too_dear: BudgetExceeded | None = None
+        unsent: ProviderError | None = None
         for level, target in enumerate(route.cascade):
             missing = self.lacks(target, request)
             if missing is not None:
@@ -84,7 +85,7 @@ class Cascade:
                 continue
             if level and self.clock.now() >= request.deadline:
                 break
-            translated = self.translated(target, request)
+            translated, made = self.translated(target, request), len(call.attempts)
             if translated:
                 _ = request.body.chat  # a body that cannot be read is the caller's fault, not an attempt's
             try:
@@ -101,6 +102,9 @@ class Cascade:
                     raise
                 if translated and error.kind == "invalid_request":
                     call.warn(f"{target} rejected the translated request: {error.message}")
+                if len(call.attempts) == made:  # a layer below found that it cannot be sent to this target
+                    call.warn(f"skipped {target}: {error.message}")
+                    unsent = error
             except BudgetExceeded as error:
                 if disposition(error).what is What.STOP:
                     raise
@@ -108,6 +112,8 @@ class Cascade:
                 too_dear = error
         if too_dear is not None and all(attempt.error is None for attempt in call.attempts):
             raise too_dear
+        if not call.attempts and unsent is not None:
+            raise unsent
         if not call.attempts:
             raise Unsupported(f"no target of {route.name!r} can serve this request: {'; '.join(skipped)}")
         raise self._spent(request)
