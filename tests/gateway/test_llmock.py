@@ -44,12 +44,9 @@ api_key = "sk-mock"
 value = "{KEY}"
 """
     for dialect in ("openai", "anthropic"):
-        text += f"""
-[routes.to-{dialect}]
-cascade = [{{ target = "{dialect}/gpt-4o", attempts = 3 }}]
-first_content = "300ms"
-between_events = "300ms"
-"""
+        cascade = f'cascade = [{{ target = "{dialect}/gpt-4o", attempts = 3 }}]\n'
+        text += f"[routes.to-{dialect}]\n{cascade}"
+        text += f'[routes.brisk-{dialect}]\n{cascade}first_content = "300ms"\nbetween_events = "300ms"\n'
     with (
         FakeProvider() as unused,
         gated(unused, tmp_path_factory.mktemp("llmock"), text) as gate,
@@ -57,9 +54,9 @@ between_events = "300ms"
         yield gate
 
 
-def say(gate: Gate, client: str, provider: str, stream: bool) -> str:
-    """What the SDK hears, without retries of its own."""
-    model = f"to-{provider}"
+def say(gate: Gate, client: str, provider: str, stream: bool, route: str = "to") -> str:
+    """What the SDK hears, without retries of its own. The route `brisk` waits for no more than 0.3 s of silence."""
+    model = f"{route}-{provider}"
     if client == "openai":
         oai = gate.oai.with_options(max_retries=0)
         if not stream:
@@ -130,7 +127,7 @@ def test_streams_that_break_before_a_word(
 ) -> None:
     """Asked again, unseen by the client."""
     mock.state.scenarios.add(StreamFault(kind, after_chunks=0))
-    assert say(before_mock, client, provider, True)
+    assert say(before_mock, client, provider, True, "brisk" if kind == "stall" else "to")
     verdict = judged(mock)
     assert verdict.attempts == 2
     verdict.assert_ok(
@@ -146,7 +143,7 @@ def test_streams_that_break_in_the_middle(
     """An application sees an error of its SDK and can ask again, whatever the kind; the SDK alone would have raised nothing."""
     mock.state.scenarios.add(StreamFault(kind, after_chunks=4))
     with pytest.raises((openai.APIError, anthropic.APIError)):
-        say(before_mock, client, provider, True)
+        say(before_mock, client, provider, True, "brisk" if kind == "stall" else "to")
     assert say(before_mock, client, provider, True)
     verdict = judged(mock)
     assert verdict.attempts == 2

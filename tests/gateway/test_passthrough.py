@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import pkgutil
-from collections.abc import Callable
+import itertools
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 from tests.gateway.gate import Gate
 
-import headrace.layers
 from headrace import config, dialects, engine
-from headrace.call import Attempt
-from headrace.clock import Clock
 from headrace.handler import Body, Handler, Layer, OneBatch, Request, Stream, stack
-from headrace.layers.cascade import Cascade
-from headrace.layers.deadline import Deadline
-from headrace.layers.identity import identity
-from headrace.layers.ledger import Ledger
-from headrace.layers.retry import Retry
-from headrace.layers.timeout import Timeout
-from headrace.layers.trace import Trace
-from headrace.testing import ManualClock, Raw, make_request
-from headrace.types import Complete, Frame, Reply, Target
+from headrace.testing import ManualClock, Raw
+from headrace.types import Complete, Frame, Reply
 
 both = pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 streamed = pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
@@ -161,79 +148,21 @@ def test_streams_arrive_byte_for_byte(gate: Gate, dialect: str, size: int) -> No
 # --- layer by layer ---------------------------------------------------------------------------------------------------
 
 
-def layers(clock: Clock) -> dict[str, Layer]:
-    """Every layer, as the engine makes it."""
-    return {
-        "trace": Trace(),
-        "deadline": Deadline(clock),
-        "identity": identity,
-        "cascade": Cascade(clock, lambda target, request: None, lambda target, request: False),
-        "retry": Retry(clock, lambda: 0.0),
-        "ledger": Ledger(lambda provider, model, usage: 0, lambda call, attempt: None),
-        "timeout": Timeout(clock),
-    }
-
-
 OWN: dict[str, set[str]] = {
-    # The members of a request that a layer sets; it leaves every other one as it is.
-    "trace": set(),
+    # The members of a request that a layer sets; it leaves every other one as it is, and a layer that is not here all of them.
     "deadline": {"deadline"},
-    "identity": set(),
     "cascade": {"target", "last_level", "commit_by"},
     "retry": {"attempt"},
-    "ledger": set(),
-    "timeout": set(),
 }
-
-
-def test_every_layer_is_here() -> None:
-    """A layer that is added to Headrace is added to this table."""
-    modules = {module.name for module in pkgutil.iter_modules(headrace.layers.__path__)}
-    assert modules == layers(ManualClock()).keys() == OWN.keys()
-
-
-@pytest.mark.parametrize("name", OWN)
-@streamed
-def test_a_layer_leaves_alone_what_is_not_its_own(name: str, stream: bool) -> None:
-    """The stream that comes back is the very one from below; the request below is the very one from above, or differs from it
-    in the layer's own members only, its body being the very same object."""
-    clock = ManualClock()
-    target = Target("a", "small")
-    request = make_request("hi", targets=["a/small"], stream=stream)
-    if name not in ("trace", "deadline", "identity", "cascade"):
-        request = msgspec.structs.replace(request, target=target)
-    if name in ("ledger", "timeout"):
-        attempt = Attempt(number=1, target=target, started_at=0.0, started_wall=0.0)
-        request = msgspec.structs.replace(request, attempt=attempt)
-    answer = OneBatch([Frame((Complete(Reply()),), b"{ }", "openai-chat")])
-    seen: list[Request] = []
-
-    async def inner(request: Request) -> Stream:
-        seen.append(request)
-        return answer
-
-    handle = layers(clock)[name](inner)
-    assert asyncio.run(_returned(handle, request)) is answer
-    below = seen[0]
-    assert below.body is request.body
-    if not OWN[name]:
-        assert below is request
-    changed = {
-        field for field in Request.__struct_fields__ if getattr(below, field) is not getattr(request, field)
-    }
-    assert changed <= OWN[name]
-
-
-async def _returned(handle: Callable[[Request], Any], request: Request) -> Any:
-    return await handle(request)
 
 
 @both
 @streamed
-def test_the_whole_stack_leaves_alone_what_it_has_no_business_with(
+def test_a_layer_leaves_alone_what_is_not_its_own(
     dialect: str, stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between any two layers of the engine's own stack the body is the caller's very object, and so is the stream the provider's."""
+    """Between any two layers of the engine's own stack: the body is the caller's very object, the stream the provider's, and the
+    request the very one from above, or differs from it in the layer's own members only."""
     seen: list[tuple[str, Request, Stream]] = []
     answer = OneBatch([Frame((Complete(Reply()),), b"{ }", dialect)])
 
@@ -255,9 +184,9 @@ def test_the_whole_stack_leaves_alone_what_it_has_no_business_with(
         between = [
             part
             for note, layer in zip(engine.LAYERS, layers, strict=False)
-            for part in (layer, spy(f"below {note.name}"))
+            for part in (layer, spy(note.name))
         ]
-        return stack(spy("above all"), *between, handler=provider)
+        return stack(spy("caller"), *between, handler=provider)
 
     async def main() -> Stream:
         monkeypatch.setattr(engine, "stack", watched)
@@ -269,13 +198,17 @@ def test_the_whole_stack_leaves_alone_what_it_has_no_business_with(
         finally:
             await made.aclose()
 
-    name = {"openai": "openai-chat", "anthropic": "anthropic"}[dialect]
-    body = Body(wire=BODIES["numbers"].replace(b"S", b""), dialect=dialects.by_name(name))
+    wire = {"openai": "openai-chat", "anthropic": "anthropic"}[dialect]
+    body = Body(wire=BODIES["numbers"].replace(b"S", b""), dialect=dialects.by_name(wire))
     assert asyncio.run(main()) is answer
-    assert [where for where, _, _ in seen] == [
-        *(f"below {note.name}" for note in reversed(engine.LAYERS[:-1])),
-        "above all",
-    ]
-    for where, request, got in seen:
-        assert request.body is body, where
-        assert got is answer, where
+    names = [note.name for note in engine.LAYERS[:-1]]
+    seen.reverse()  # outermost first
+    assert [where for where, _, _ in seen] == ["caller", *names]
+    for (_, above, _), (name, below, got) in itertools.pairwise(seen):
+        assert below.body is body, name
+        assert got is answer, name
+        changed = {
+            field for field in Request.__struct_fields__ if getattr(below, field) is not getattr(above, field)
+        }
+        assert changed <= OWN.get(name, set()), name
+        assert below is above or changed, f"{name} made a copy for nothing"

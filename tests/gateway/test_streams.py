@@ -42,7 +42,10 @@ ONE_TWO = Answer(chunks=["one ", "two ", "three ", "four"], usage=(7, 4))
 @contextmanager
 def asking(gate: Gate, client: str, body: bytes) -> Iterator[socket.socket]:
     """A connection on which `body` has been sent to the endpoint of `client`."""
-    with socket.create_connection(("127.0.0.1", gate.port), timeout=5) as sock:
+    with socket.socket() as sock:
+        sock.settimeout(5)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        sock.connect(("127.0.0.1", gate.port))
         head = (
             f"POST {PATHS[client]} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
             f"content-length: {len(body)}\r\nanthropic-version: 2023-06-01\r\n\r\n"
@@ -307,7 +310,7 @@ DELTA = {
 
 @dataclass(frozen=True, slots=True)
 class Flood(Fault):
-    """Says 20 MB as fast as they are taken, and counts what it got rid of."""
+    """Says 31 MB as fast as they are taken, and counts what it got rid of."""
 
     sent: list[int] = field(default_factory=list)
 
@@ -316,7 +319,7 @@ class Flood(Fault):
         events = NO_DONE[dialect].split(b"\n\n")
         middle = 3 if dialect == "anthropic" else 1
         wire.write(wire.stream_head() + wire.chunk(b"".join(event + b"\n\n" for event in events[:middle])))
-        for _ in range(320):
+        for _ in range(480):
             wire.write(wire.chunk(DELTA[dialect]))
             await wire.flush()
             self.sent.append(len(DELTA[dialect]))
@@ -343,12 +346,13 @@ def test_a_slow_reader_holds_the_provider_back(gate: Gate, client: str, provider
                 ]
             )
             assert sum(held) < 1_000_000
-        assert sum(flood.sent) < 10_000_000, "the provider got rid of nearly everything"
+        # The kernel alone takes some ten: 4 MB for the provider's sending and 6 MB for our receiving.
+        assert sum(flood.sent) < 16_000_000
         length, tail = 0, b""
         while LAST[client] not in tail:
             piece = sock.recv(1 << 20)
             assert piece, tail
             length += len(piece)
             tail = (tail + piece)[-500:]
-    assert length > 320 * 65536
-    assert len(flood.sent) == 320
+    assert length > 480 * 65536
+    assert len(flood.sent) == 480
