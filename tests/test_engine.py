@@ -31,16 +31,25 @@ def engine(tmp_path: Path, toml: str = TOML, **environ: str) -> Engine:
 
 def test_the_order_of_the_default_stack() -> None:
     """The order is what the decision record says, and every place has a reason; the engine builds from this very table."""
-    assert [note.name for note in LAYERS] == [
+    order = [
         "trace",
         "deadline",
         "identity",
+        "cache",
+        "budget",
         "cascade",
+        "output",
+        "context",
         "retry",
         "ledger",
+        "breaker",
+        "reserve",
         "timeout",
         "provider",
     ]
+    names = [note.name for note in LAYERS]
+    assert names == [name for name in order if name in names]
+    assert set(order) - set(names) <= {"output", "breaker"}
     assert all(len(note.reason) > 20 for note in LAYERS)
 
 
