@@ -71,7 +71,11 @@ def embed(model: Path, ids: list[int], vocabulary: dict[str, int]) -> np.ndarray
     for start in range(0, len(ids), 512):
         batch = ids[start : start + 512]
         given = np.array([[vocabulary["[CLS]"], id_, vocabulary["[SEP]"]] for id_ in batch], dtype=np.int64)
-        feed = {"input_ids": given, "attention_mask": np.ones_like(given), "token_type_ids": np.zeros_like(given)}
+        feed = {
+            "input_ids": given,
+            "attention_mask": np.ones_like(given),
+            "token_type_ids": np.zeros_like(given),
+        }
         hidden = session.run(None, {k: v for k, v in feed.items() if k in names})[0]
         mean = hidden.mean(axis=1)
         out.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))

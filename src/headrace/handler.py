@@ -252,6 +252,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         """The limit to impose on a request that itself asks for at most `asked` tokens; None where there is nothing to do."""
         limit = self.max_output_tokens
         return None if limit is None or (asked is not None and asked <= limit) else limit
+
     context: ContextPolicy | None = None
     cache: CachePolicy | None = None
     budgets: tuple[Budget, ...] = ()

@@ -80,7 +80,7 @@ def served(provider: FakeProvider, folder: Path, *, workers: int, budgets: str) 
     """Runs `headrace serve`."""
     file = folder / "headrace.toml"
     file.write_text(config(provider, folder, workers=workers, budgets=budgets))
-    environ = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder)}  # noqa: TID251  (of a child process)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "headrace", "serve", "--config", str(file), "--json"],

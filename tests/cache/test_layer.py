@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
-from headrace.cache.entry import Entry
 from headrace.cache.layer import Cache
 from headrace.cache.shelf import Shelf
 from headrace.call import Call
 from headrace.dialects import by_name
-from headrace.errors import (
-    AllTargetsFailed,
-    BudgetExceeded,
-    DeadlineExceeded,
-    HeadraceError,
-    ProviderOverloaded,
-    StreamBroken,
-)
 from headrace.handler import Body, CachePolicy, Handler, Request, Route, collect, stack
 from headrace.layers.cascade import Cascade
 from headrace.layers.deadline import Deadline
 from headrace.layers.ledger import Ledger
 from headrace.layers.retry import Retry
 from headrace.layers.timeout import Timeout
-from headrace.testing import Hang, ManualClock, Play, ScriptedHandler, Wait, after, run, until
+from headrace.testing import ManualClock, ScriptedHandler, run
 from headrace.types import (
-    BlockStart,
-    Delta,
-    End,
-    Finish,
-    Refusal,
     Reply,
-    Start,
     Target,
     Text,
-    Thinking,
-    ToolCall,
     Usage,
 )
 
@@ -79,7 +60,8 @@ class House:
         **members: Any,
     ) -> Request:
         self.calls += 1
-        cascade = tuple(Target(*target.split("/")) for target in targets)
+        pairs = (target.split("/") for target in targets)
+        cascade = tuple(Target(provider, model) for provider, model in pairs)
         route = Route(name="smart", cascade=cascade, cache=self.policy)
         body = {"model": "smart", "messages": [{"role": "user", "content": text}]} | members
         call = Call(

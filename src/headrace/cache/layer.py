@@ -139,7 +139,7 @@ class Cache:
     def _key(self, request: Request, policy: CachePolicy) -> Key | None:
         try:
             return read_key(request, policy)
-        except Exception:  # whoever is asked next says what is wrong with the body
+        except Exception:  # noqa: BLE001  (whoever is asked next says what is wrong with the body)
             self._failed("reading a request")
             return None
 
@@ -156,7 +156,7 @@ class Cache:
             if found[0] is None:
                 return None
             stream = self._replay(found[0], found[1], call)
-        except Exception:  # a miss is always possible
+        except Exception:  # noqa: BLE001  (a miss is always possible)
             self._failed("looking up")
             return None
         call.cache = f"hit-{found[1].tier}"
@@ -225,7 +225,7 @@ class Cache:
         def landed(request: Request, batches: list[Batch]) -> None:
             try:
                 self._keep(key, policy, request, batches)
-            except Exception:  # the answer is the caller's, kept or not
+            except Exception:  # noqa: BLE001  (the answer is the caller's, kept or not)
                 self._failed("keeping an answer")
 
         return landed
@@ -268,7 +268,7 @@ class Cache:
         try:
             if likeness.may(key):
                 entry.vector, entry.encoder = likeness.encode(key.text), likeness.version
-        except Exception:  # without its vector the entry is found by its words
+        except Exception:  # noqa: BLE001  (without its vector the entry is found by its words)
             self._failed("encoding a question")
 
     def restore(self, entries: list[Entry]) -> None:
@@ -285,7 +285,7 @@ class Cache:
         try:
             if likeness is not None and entry.text is not None:
                 entry.vector, entry.encoder = likeness.encode(entry.text), likeness.version
-        except Exception:  # found by its words then
+        except Exception:  # noqa: BLE001  (found by its words then)
             self._failed("encoding a question")
 
     def follow(self, new: list[Entry], gone: list[str]) -> None:
@@ -301,4 +301,4 @@ class Cache:
     def _failed(self, doing: str) -> None:
         self.failures += 1
         if self.failures == 1:
-            logger.exception("the cache failed while %s; requests go on without it", doing)
+            logger.error("the cache failed while %s; requests go on without it", doing, exc_info=True)  # noqa: LOG014  (called while one is handled)

@@ -25,12 +25,54 @@ _IS = re.compile(r"\b(what|where|who|when|why|how|it|that|there|here|he|she|this
 _CAN_NOT = re.compile(r"\bcan not\b")
 
 _AMBIGUOUS = frozenset(
-    ["us", "it", "who", "aids", "polish", "turkey", "china", "may", "march", "august", "mark", "bill", "will", "apple", "windows", "word", "excel", "rust", "swift", "go", "python", "java", "reading", "nice", "mobile", "job", "rose", "amber", "jordan", "chad", "mars", "mercury", "job", "lima", "pat", "frank", "sue", "rich", "ram", "lent", "ford"]
+    [
+        "us",
+        "it",
+        "who",
+        "aids",
+        "polish",
+        "turkey",
+        "china",
+        "may",
+        "march",
+        "august",
+        "mark",
+        "bill",
+        "will",
+        "apple",
+        "windows",
+        "word",
+        "excel",
+        "rust",
+        "swift",
+        "go",
+        "python",
+        "java",
+        "reading",
+        "nice",
+        "mobile",
+        "job",
+        "rose",
+        "amber",
+        "jordan",
+        "chad",
+        "mars",
+        "mercury",
+        "job",
+        "lima",
+        "pat",
+        "frank",
+        "sue",
+        "rich",
+        "ram",
+        "lent",
+        "ford",
+    ]
 )
 """Words that mean something else with a capital; their case is kept."""
 
 _TOKEN = re.compile(r"\d+(?:[.,:/-]\d+)*%?|[$€£¥]\d[\d.,]*|\w+(?:'\w+)?(?:[-&.@]\w+)*|[^\w\s]")
-_DROPPED = frozenset(".,?!\"'“”‘’…-–—:")
+_DROPPED = frozenset(".,?!\"'“”‘’…-–—:")  # noqa: RUF001
 _POLITE_START = re.compile(
     r"^(?:(?:please|pls|hi|hello|hey|hi there|hello there|good morning|good afternoon|good evening|thanks|thank you) )+(?=\w)"
 )

@@ -220,10 +220,9 @@ class Context:
         try:
             for position in range(length, len(digests)):
                 raw = asked.keys[position]
-                if body.dialect is None:
-                    messages = (asked.messages[position],)
-                else:
-                    messages = decode_turn(body.dialect, raw)
+                messages: tuple[Message, ...] = (
+                    (asked.messages[position],) if body.dialect is None else decode_turn(body.dialect, raw)
+                )
                 conversation.log.append(messages, raw=raw)
                 conversation.raws.append(raw)
         except InvalidRequest:
