@@ -158,12 +158,11 @@ class Engine:
 
     def _cache(self, random: Callable[[], float]) -> Layer:
         """The cache, where a route has one; without, nothing stands there."""
-        policies = [route.cache for route in self.settings.routes.values() if route.cache is not None]
-        if not policies:
+        if all(route.cache is None for route in self.settings.routes.values()):
             return lambda inner: inner
         from headrace.cache.setup import open_cache  # most users never need it
 
-        self.cache, self._entries = open_cache(self.settings, self.clock, random, policies)
+        self.cache, self._entries = open_cache(self.settings, self.clock, random)
         return self.cache
 
     # --- calls and routes ---------------------------------------------------------------------------------------------
