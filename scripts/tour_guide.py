@@ -30,7 +30,7 @@ from headrace.testing import CutStream, ErrorEvent, FakeProvider, Overloaded, Ra
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "headrace"
-console = Console(highlight=False, width=max(100, Console().width))
+console = Console(highlight=False, width=max(120, Console().width))
 
 QUESTION = "In one short sentence: why is the sky blue?"
 CONFIG = """
