@@ -575,7 +575,6 @@ _LATER: Mapping[str, frozenset[str]] = MappingProxyType(
                 "mid_stream",
                 "tool_calls",
                 "hedge",
-                "context",
                 "limits",
                 "output",
                 "retry",
