@@ -578,7 +578,6 @@ _LATER: Mapping[str, frozenset[str]] = MappingProxyType(
                 "limits",
                 "output",
                 "retry",
-                "breaker",
             }
         ),
         "keys": frozenset({"limits"}),
@@ -1029,6 +1028,7 @@ def _routes(
             max_wait_s=table.duration("max_wait", usual.max_wait_s, zero=True),
             max_output_tokens=limit or None,
             on_refusal=table.choice("on_refusal", ("stop", "next")) or usual.on_refusal,
+            breaker=table.boolean("breaker") is not False,
             budgets=_budgets(table, "budget", zone),
             max_cost=_nano(table.money("max_cost_usd")),
             downgrade=table.choice("on_limit", ON_LIMIT) == "downgrade",
