@@ -27,6 +27,7 @@ ACTIONS: dict[str, What] = {
     "Malformed": What.RETRY,  # transport: garbled or cut
     "ModelFailed": What.RETRY,  # a model's failure: sample again
     "Transient": What.RETRY,
+    "CircuitOpen": What.NEXT,  # not asked at all
     "CredentialsInvalid": What.NEXT,  # auth: next credential
     "QuotaExhausted": What.NEXT,  # money gone
     "ModelNotFound": What.NEXT,

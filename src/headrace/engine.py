@@ -21,6 +21,7 @@ from headrace.clock import Clock, SystemClock
 from headrace.context import Context, Library
 from headrace.errors import InvalidRequest, UnknownModel
 from headrace.handler import Dialect, Handler, Layer, Request, Route, Stream, stack
+from headrace.layers.breaker import Breaker
 from headrace.layers.cascade import Cascade
 from headrace.layers.deadline import Deadline
 from headrace.layers.identity import identity
@@ -78,6 +79,10 @@ LAYERS: tuple[LayerNote, ...] = (
     ),
     LayerNote("retry", "the same target again; below the cascade, so that each level has its own attempts"),
     LayerNote("ledger", "one row an attempt, priced at its real end, whatever the layers above make of it"),
+    LayerNote(
+        "breaker",
+        "counts every attempt's end, streams at their real end; below retry, so that each attempt asks",
+    ),
     LayerNote("reserve", "each attempt's own worst case, just before it is sent; settled at its real end"),
     LayerNote("timeout", "above the provider, so that silence ends the attempt and is booked as one"),
     LayerNote("provider", "dialect and transport; returns at the first content"),
@@ -117,6 +122,7 @@ class Engine:
         )
         self.purse = Purse(self.store, self.clock)
         self.trace = Trace()
+        self.breaker = Breaker(self.clock)
         self.cache: Cache | None = None
         self._entries: SQLiteEntries | None = None
         self.local: LocalModel | None = None
@@ -136,6 +142,7 @@ class Engine:
             "retry": Retry(self.clock, random),
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
             "reserve": Reserve(self.clock, self.catalog.model),
+            "breaker": self.breaker,
             "timeout": Timeout(self.clock),
         }
         assert len(layers) == len(LAYERS) - 1, "every layer has its row in LAYERS"

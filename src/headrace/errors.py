@@ -20,6 +20,7 @@ The class says whose fault it was; `disposition` says what to do::
     ├── ConfigError             the configuration, or how Headrace was called
     ├── StoreError              the database file cannot be used
     ├── ProviderError           theirs: has target, status, code, body, retry_after_s
+    │   ├── CircuitOpen         not asked: it failed too often, or said when to ask again
     │   ├── Transient           may pass
     │   │   ├── ProviderRateLimited
     │   │   ├── ProviderOverloaded
@@ -60,6 +61,7 @@ __all__ = [
     "BodyTooLarge",
     "BudgetExceeded",
     "BudgetUnavailable",
+    "CircuitOpen",
     "ConfigError",
     "ConnectFailed",
     "ContentFiltered",
@@ -307,6 +309,23 @@ class ProviderError(HeadraceError):
         self.frames: list[Frame] = []
 
 
+class CircuitOpen(ProviderError):
+    """The target was not asked. `limited`: its provider said when to ask again; else it has failed too often of late."""
+
+    status = 503
+    kind = "circuit_open"
+
+    def __init__(
+        self, message: str, *, target: str = "", retry_after_s: float | None = None, limited: bool = False
+    ) -> None:
+        super().__init__(message, target=target, retry_after_s=retry_after_s)
+        self.limited = limited
+
+    @property
+    def http_status(self) -> int:
+        return 429 if self.limited else 503
+
+
 class Transient(ProviderError):
     """May pass: the same target may be asked again."""
 
@@ -498,7 +517,9 @@ def disposition(error: HeadraceError, *, translated: bool = False, on_refusal: s
             return Disposition(What.NEXT if on_refusal == "next" else What.STOP)
         case ProviderRejected():
             return Disposition(What.NEXT if translated else What.STOP)
-        case Permanent():
+        case CircuitOpen(limited=True):
+            return Disposition(What.RETRY, error.retry_after_s)
+        case Permanent() | CircuitOpen():
             return Disposition(What.NEXT)
         case Transient():
             if error.should_retry is False:

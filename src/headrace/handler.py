@@ -233,7 +233,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A named cascade with its rules; all durations in seconds.
 
     `deadline_s` spans attempts, sleeps and everything else. A wait above `max_wait_s` goes to the next level at once; only
-    the last level waits longer. `on_refusal`: `stop` or `next`. `max_cost` bounds one request, `budgets` all of the route's in
+    the last level waits longer. `on_refusal`: `stop` or `next`; `breaker`: whether circuits are heeded and counted in. `max_cost` bounds one request, `budgets` all of the route's in
     their windows; with `downgrade` an attempt that does not fit goes on to the next target. `context`
     None: conversations are sent as they are.
     """
@@ -247,6 +247,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     max_wait_s: float = 5.0
     max_output_tokens: int | None = None
     on_refusal: str = "stop"
+    breaker: bool = True
 
     def output_limit(self, asked: int | None) -> int | None:
         """The limit to impose on a request that itself asks for at most `asked` tokens; None where there is nothing to do."""

@@ -117,7 +117,7 @@ def bench(provider: Provider, recordings: Iterable[Recording], folder: Path) -> 
                 routes[key] = target
                 continue
             routes[key] = name = f"route-{len(routes)}"
-            config += f"[routes.{name}]\ncascade = [{json.dumps(target)}]\n"
+            config += f"[routes.{name}]\ncascade = [{json.dumps(target)}]\nbreaker = false\n"
     with ExitStack() as stack:
         url, key_ = stack.enter_context(serving(config, folder))
         direct = Caller(provider.url, PROVIDER_KEY)

@@ -31,6 +31,6 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def gate(running: Gate) -> Iterator[Gate]:
     """The module's gateway; its provider has no script yet, and afterwards nothing may be left of the test."""
-    running.provider.reset()
+    running.fresh()
     yield running
     running.settled()

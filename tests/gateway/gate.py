@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -23,6 +24,7 @@ from headrace.clock import SystemClock
 from headrace.config import load
 from headrace.engine import Engine
 from headrace.gateway.serve import Gateway, bind
+from headrace.layers.breaker import Breaker, Rules
 from headrace.layers.retry import Retry, RetryBudget
 from headrace.testing import FakeProvider
 
@@ -211,6 +213,16 @@ class Gate:
         """`GET /v1/requests/{id}`."""
         return self.http("GET", f"/v1/requests/{request_id}").json
 
+    def fresh(self) -> None:
+        """Forgets what the provider was told and did, and what the breaker made of it."""
+        self.provider.reset()
+
+        def forget() -> None:
+            self.engine.breaker._pairs.clear()
+            self.engine.breaker._circuits.clear()
+
+        self.on_loop(forget)
+
     def settled(self) -> None:
         """Waits until nothing is under way: no answers, no tasks, no open connection to the provider but pooled ones."""
         wait_for(lambda: self.on_loop(lambda: self.gateway.server.busy) == 0)
@@ -244,9 +256,10 @@ def gated(
 
     async def main() -> None:
         stop.append(asyncio.Event())
-        # Many tests with failing providers share one gateway: its retry budget must not be what they see.
+        # Many tests with failing providers share one gateway: its retry budget and its breaker must not be what they see.
         plenty = functools.partial(Retry, budget=RetryBudget(floor=1e9))
-        with mock.patch("headrace.engine.Retry", plenty):
+        never = functools.partial(Breaker, rules=Rules(in_a_row=inf, few_in_a_row=inf, ratio=inf))
+        with mock.patch("headrace.engine.Retry", plenty), mock.patch("headrace.engine.Breaker", never):
             engine = Engine(settings, random=lambda: 0.0)
         async with Gateway(settings, sockets=[sock], engine=engine) as gateway:
             made.append(

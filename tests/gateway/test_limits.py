@@ -42,7 +42,7 @@ def narrow_running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
 @pytest.fixture
 def narrow(narrow_running: Gate) -> Iterator[Gate]:
     """The gateway with low limits; nothing of the test may be left afterwards."""
-    narrow_running.provider.reset()
+    narrow_running.fresh()
     yield narrow_running
     narrow_running.settled()
 

@@ -150,7 +150,7 @@ def short_running(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def short(short_running: Gate) -> Any:
     """That gateway, without a script."""
-    short_running.provider.reset()
+    short_running.fresh()
     yield short_running
     short_running.settled()
 

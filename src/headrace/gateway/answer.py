@@ -201,7 +201,7 @@ async def _whole(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
 
 def _answer_headers(call: Call, *, whole: bool) -> bytes:
     """The headers that say who answered; the cost only of a whole answer, for of a stream it is not known yet."""
-    lines = [f"x-headrace-attempts: {len(call.attempts)}\r\n"]
+    lines = [f"x-headrace-attempts: {call.sent}\r\n"]
     if call.target is not None:
         lines.append(f"x-headrace-target: {_clean(str(call.target))}\r\n")
     if whole:
@@ -326,7 +326,7 @@ def _receipt(call: Call, *, opened_early: bool) -> bytes:
         {
             "request_id": call.id,
             "target": _answered_by(call),
-            "attempts": len(call.attempts),
+            "attempts": call.sent,
             "cost_usd": format_usd(call.cost),
             **({"warnings": call.warnings} if opened_early and call.warnings else {}),
         }

@@ -33,11 +33,11 @@ def spent_status(errors: Sequence[ProviderError], *, deadline_passed: bool) -> i
 
     429 if all were rate limited, 504 at the deadline, the shared 4xx if all agree on one, else 503.
     """
-    if errors and all(isinstance(error, ProviderRateLimited) for error in errors):
+    if errors and all(isinstance(error, ProviderRateLimited) or error.http_status == 429 for error in errors):
         return 429
     if deadline_passed:
         return 504
-    statuses = {error.http if error.http is not None else error.status for error in errors}
+    statuses = {error.http if error.http is not None else error.http_status for error in errors}
     if len(statuses) == 1 and 400 <= (status := statuses.pop()) < 500:
         return status
     return 503

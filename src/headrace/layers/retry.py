@@ -13,7 +13,7 @@ import msgspec
 
 from headrace.call import Attempt
 from headrace.clock import Clock
-from headrace.errors import ProviderError, ProviderTimeout, What, disposition
+from headrace.errors import CircuitOpen, ProviderError, ProviderTimeout, What, disposition
 from headrace.handler import Handler, Request, Stream
 from headrace.types import Target
 
@@ -62,12 +62,12 @@ def next_attempt(
     """Seconds to wait before asking the same target again, or None to leave it; pure.
 
     None when the error is final, the attempts are used up, the wait would reach the deadline, or another level is left and
-    the wait is above `max_wait_s` or the target was silent: who waited a whole timeout for it does not do so twice while
-    somebody else can be asked.
+    the wait is above `max_wait_s`, or the target was silent (who waited a whole timeout for it does not do so twice while
+    somebody else can be asked) or is not to be asked now.
     """
     if made >= allowed:
         return None
-    if isinstance(error, ProviderTimeout) and not last_level:
+    if isinstance(error, ProviderTimeout | CircuitOpen) and not last_level:
         return None
     decision = disposition(error)
     if decision.what is not What.RETRY:
@@ -171,7 +171,7 @@ class Retry:
                     backoff=self.backoff,
                     random=self.random,
                 )
-                if delay is not None and not self.budget.spend(target):
+                if delay is not None and attempt.outcome != "skipped" and not self.budget.spend(target):
                     attempt.note = "retry budget spent"
                     delay = None
                 attempt.fail(error, clock.now())

@@ -24,6 +24,7 @@ from headrace.errors import (
     StreamBroken,
 )
 from headrace.handler import Dialect, OneBatch, Request, Stream, StreamDecoder, collect, is_content
+from headrace.providers.allowance import pause_after
 from headrace.providers.transport import HTTPResponse, Origin, Transport, header_block
 from headrace.types import (
     Batch,
@@ -44,6 +45,9 @@ ANSWER_LIMIT = 64 * 1024 * 1024
 """Bytes of one buffered answer; a longer one is `Malformed`. Chat answers with images stay well below."""
 
 ERROR_LIMIT = 1024 * 1024
+
+BYTES_A_TOKEN = 4
+"""The usual rule of thumb for English; good enough for how long a used-up allowance takes to refill."""
 
 DRAIN_S = 1.0
 """How long a finished answer may take to end its HTTP message before its connection is given up instead of pooled."""
@@ -112,6 +116,9 @@ class Upstream:
             attempt.http = response.status
             attempt.provider_request_id = response.headers.get("x-request-id") or response.headers.get(
                 "request-id"
+            )
+            attempt.used_up_s = pause_after(
+                response.headers, now_wall=self._clock.wall(), tokens=len(body) // BYTES_A_TOKEN
             )
             if not 200 <= response.status < 300:
                 raise await self._refusal(response)
