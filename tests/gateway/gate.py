@@ -171,7 +171,11 @@ class Gate:
 
     def tasks(self) -> int:
         """Tasks on the gateway's loop, beside its own and the one that counts."""
-        return self.on_loop(lambda: len(asyncio.all_tasks()) - 2)
+
+        def count() -> int:
+            return sum(task.get_name() != "headrace-circuits" for task in asyncio.all_tasks()) - 2
+
+        return self.on_loop(count)
 
     def http(
         self,

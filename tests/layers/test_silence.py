@@ -15,8 +15,10 @@ C = "c/three"
 @pytest.mark.parametrize("last_level", [False, True])
 def test_a_timeout_is_repeated_only_at_the_last_level(last_level: bool) -> None:
     """While another level is left the next attempt is there."""
+    error = ProviderTimeout("silent")
+    error.phase = "first_content"
     delay = next_attempt(
-        ProviderTimeout("silent"),
+        error,
         made=1,
         allowed=3,
         now=0.0,

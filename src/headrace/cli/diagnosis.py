@@ -7,10 +7,12 @@ import importlib.util
 import os
 import platform
 import socket
+import sqlite3
 import ssl
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -77,6 +79,7 @@ def examine(path: Path | None) -> Iterator[Finding]:
     yield Finding("settings", "ok", str(settings.source or "no file; the environment alone"))
     yield from _keys(settings)
     yield _store(settings.store.path)
+    yield from _circuits(settings.store.path or settings.store.usual)
     yield _port(settings.gateway.host, settings.gateway.port)
     yield _proxies(settings)
     yield _certificates(settings.ca_file)
@@ -150,6 +153,26 @@ def _store(path: Path | None) -> Finding:
             "store", "warn", f"{path} is open to other users (mode {mode:03o})", f"chmod 600 {path}"
         )
     return Finding("store", "ok", f"{path} (mode {mode:03o})")
+
+
+def _circuits(path: Path | None) -> Iterator[Finding]:
+    """What the gateway's workers told each other of targets that fail; nothing where no file is."""
+    if path is None or not path.is_file():
+        return
+    now = SystemClock().wall()
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            rows = connection.execute(
+                "SELECT key, state, until_wall, reason FROM circuits WHERE state != 'closed' ORDER BY key"
+            ).fetchall()
+    except sqlite3.Error:
+        return  # an older file, or one that `store` tells of
+    shut = [(key, state, until, why) for key, state, until, why in rows if state == "open" or until > now]
+    if not shut:
+        yield Finding("circuits", "ok", "none is open")
+    for key, state, until, why in shut:
+        wait = f"for {until - now:.0f} s" if until > now else "until the next request probes it"
+        yield Finding(f"circuit {key}", "warn", f"{state} {wait}" + (f" after {why}" if why else ""))
 
 
 def _port(host: str, port: int) -> Finding:

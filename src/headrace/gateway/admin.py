@@ -49,8 +49,25 @@ def overview(engine: Engine, *, busy: int) -> dict[str, Any]:
             {"name": key.name, "tenant": key.tenant, "routes": sorted(key.routes)}
             for key in settings.keys.values()
         ],
+        "circuits": circuits(engine),
         "stack": [{"layer": note.name, "reason": note.reason} for note in LAYERS],
     }
+
+
+def circuits(engine: Engine) -> list[dict[str, Any]]:
+    """Every circuit that saw an attempt in this worker, or was told of by another: targets and accounts."""
+    now = engine.clock.now()
+    return [
+        {
+            "circuit": key,
+            "state": state.value,
+            "wait_s": round(circuit.wait(now), 3),
+            "failures_in_a_row": circuit.streak,
+            "openings": circuit.trips,
+            "reason": circuit.reason or None,
+        }
+        for key, state, circuit in engine.breaker.states()
+    ]
 
 
 def request_report(stored: StoredRequest) -> dict[str, Any]:
@@ -62,6 +79,8 @@ def request_report(stored: StoredRequest) -> dict[str, Any]:
             "model": row.model,
             "outcome": row.outcome,
             "reason": row.error_kind,
+            "note": row.note,
+            "breaker": row.breaker,
             "http": row.http,
             "waited_s": row.waited_s,
             "first_content_s": row.first_content_s,

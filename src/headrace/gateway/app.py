@@ -92,7 +92,11 @@ class App:
         self.engine = engine
         self.keyring = keyring
         self.busy: Callable[[], int] = lambda: 0
-        self.metrics = Metrics(busy=self._busy, dropped=lambda: engine.store.dropped)
+        self.metrics = Metrics(
+            busy=self._busy,
+            dropped=lambda: engine.store.dropped,
+            circuits=lambda: ((key, state.value) for key, state, _ in engine.breaker.states()),
+        )
         engine.trace.observers.append(self.metrics)
         gateway = engine.settings.gateway
         self.answering = Answering(

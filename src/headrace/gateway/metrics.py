@@ -20,7 +20,7 @@ from prometheus_client import (
 from headrace.call import Attempt, Call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Metrics"]
 
@@ -28,14 +28,24 @@ M = TypeVar("M", Counter, Histogram)
 
 SERIES_LIMIT = 500
 
+CIRCUIT_STATES = ("closed", "limited", "half_open", "open")
+
 SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class Metrics:
-    """Counts what ends. `busy` gives the answers under way, `dropped` the ledger rows that could not be written."""
+    """Counts what ends. `busy` gives the answers under way, `dropped` the ledger rows that could not be written, `circuits` the
+    circuit of each target and account with its state."""
 
-    def __init__(self, *, busy: Callable[[], int], dropped: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        busy: Callable[[], int],
+        dropped: Callable[[], int],
+        circuits: Callable[[], Iterable[tuple[str, str]]] = tuple,
+    ) -> None:
         self._names: set[str] = set()
+        self._circuits = circuits
         self._children: dict[tuple[object, ...], object] = {}
         disable_created_metrics()  # type: ignore[no-untyped-call]  # doubles the series for nothing we need
         self.registry = registry = CollectorRegistry(auto_describe=False)
@@ -77,6 +87,13 @@ class Metrics:
             "headrace_ledger_dropped", "Ledger rows that could not be written", registry=registry
         ).set_function(dropped)
 
+        self._circuit = Gauge(
+            "headrace_circuit_state",
+            "Circuit breakers: 0 closed, 1 limited, 2 half-open, 3 open",
+            ["target"],
+            registry=registry,
+        )
+
     def _bounded(self, name: str) -> str:
         if name in self._names:
             return name
@@ -87,6 +104,8 @@ class Metrics:
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
+        for key, state in self._circuits():
+            self._circuit.labels(self._bounded(key)).set(CIRCUIT_STATES.index(state))
         return generate_latest(self.registry)
 
     def call_ended(self, call: Call) -> None:

@@ -29,6 +29,7 @@ from headrace.engine import Engine
 from headrace.errors import ConfigError
 from headrace.gateway.app import App
 from headrace.gateway.auth import Keyring
+from headrace.gateway.circuits import SharedCircuits
 from headrace.gateway.http import HTTPServer, Limits
 from headrace.store import StoredKey
 
@@ -59,6 +60,7 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.engine = engine if engine is not None else Engine(settings)
+        self.circuits = SharedCircuits(self.engine.breaker, self.engine.store, self.engine.clock)
         gateway = settings.gateway
         keyring = Keyring(
             settings.keys.values(), gateway.admin_key, store=self.engine.store, clock=self.engine.clock
@@ -80,6 +82,8 @@ class Gateway:
         self.app.busy = lambda: self.server.busy
 
     async def __aenter__(self) -> Self:
+        if self.settings.store.path is not None:
+            await self.circuits.start()
         for sock in self._sockets:
             await self.server.listen(sock)
         return self
@@ -93,6 +97,7 @@ class Gateway:
         """Refuse new requests, let running ones finish for `drain_s` seconds, close everything. Returns how many were cut."""
         self.app.answering.draining = True
         cut = await self.server.drain(drain_s)
+        await self.circuits.aclose()
         await self.engine.aclose()
         return cut
 

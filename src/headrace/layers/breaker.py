@@ -13,7 +13,7 @@ nothing is broken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -353,6 +353,9 @@ class Breaker:
 
     Args:
         told: Hears of every transition; must not wait.
+
+    Attributes:
+        claim: Asks the other processes for the one probe of a circuit; None where there are none.
     """
 
     def __init__(
@@ -361,6 +364,7 @@ class Breaker:
         self._clock = clock
         self._rules = rules
         self.told = told
+        self.claim: Callable[[str], Awaitable[bool]] | None = None
         self._circuits: dict[str, Circuit] = {}
         self._pairs: dict[tuple[str, str], tuple[Circuit, Circuit]] = {}
 
@@ -378,6 +382,8 @@ class Breaker:
                 attempt.breaker = "closed"
             else:
                 probe = self._ask(pair, attempt, last=request.last_level)
+                if probe is not _NO_PROBE and self.claim is not None:
+                    await self._claimed(self.claim, pair, probe, attempt)
             attempt.on_end.append(partial(self._ended, pair, probe))
             stream = await inner(request)
             if probe is not _NO_PROBE and attempt.outcome == "pending":
@@ -403,6 +409,37 @@ class Breaker:
         if circuit is None:
             circuit = self._circuits[key] = Circuit(self._rules)
         return circuit
+
+    async def _claimed(
+        self,
+        claim: Callable[[str], Awaitable[bool]],
+        pair: tuple[Circuit, Circuit],
+        probe: tuple[bool, bool],
+        attempt: Attempt,
+    ) -> None:
+        try:
+            for circuit, leased, key in zip(pair, probe, _keys(attempt.target), strict=True):
+                now = self._clock.now()
+                if leased and now >= circuit.until and not await claim(key):
+                    self._refuse(pair, circuit, attempt, now)
+        except BaseException:
+            for circuit, leased in zip(pair, probe, strict=True):
+                if leased:
+                    circuit.released()
+            raise
+
+    def learn(self, change: Change) -> None:
+        """Another process told of a transition."""
+        circuit = self.circuit(change.key)
+        match change.state:
+            case CircuitState.OPEN:
+                circuit.open_until(change.until, change.trips, change.reason)
+            case CircuitState.HALF_OPEN:
+                circuit.lease(change.until)
+            case CircuitState.LIMITED:
+                circuit.limit(change.until, change.reason)
+            case CircuitState.CLOSED:
+                circuit.close()
 
     def states(self) -> Iterator[tuple[str, CircuitState, Circuit]]:
         """Every circuit that has seen an attempt, with its state now."""
@@ -471,8 +508,9 @@ class Breaker:
             elif found and error is not None:
                 if circuit.failed(now, found, error.kind, probe=leased, hint_s=hint_s):
                     self._tell(key, circuit, CircuitState.OPEN, circuit.until)
-            elif leased:
+            elif leased and circuit.open:
                 circuit.released()
+                self._tell(key, circuit, CircuitState.OPEN, circuit.until)
             if place == 0 and hint_s and isinstance(error, ProviderRateLimited):
                 circuit.limit(now + min(hint_s, LIMIT_S), error.kind)
                 self._tell(key, circuit, CircuitState.LIMITED, circuit.limited_until)

@@ -69,6 +69,8 @@ def next_attempt(
         return None
     if isinstance(error, ProviderTimeout | CircuitOpen) and not last_level:
         return None
+    if isinstance(error, ProviderTimeout) and error.phase == "total":  # timers may fire a moment early
+        return None
     decision = disposition(error)
     if decision.what is not What.RETRY:
         return None

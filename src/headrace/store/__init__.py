@@ -11,9 +11,17 @@ from typing import Protocol
 from headrace.budget.leases import Balance, Charge, Demand, Leased, Worker
 from headrace.call import Attempt, Call
 from headrace.store.memory import MemoryStore
-from headrace.store.rows import AttemptRow, AuditRow, StoredKey, StoredRequest
+from headrace.store.rows import AttemptRow, AuditRow, StoredCircuit, StoredKey, StoredRequest
 
-__all__ = ["AttemptRow", "AuditRow", "MemoryStore", "Store", "StoredKey", "StoredRequest"]
+__all__ = [
+    "AttemptRow",
+    "AuditRow",
+    "MemoryStore",
+    "Store",
+    "StoredCircuit",
+    "StoredKey",
+    "StoredRequest",
+]
 
 
 class Store(Protocol):
@@ -96,6 +104,23 @@ class Store(Protocol):
 
     async def balances(self, since: float) -> list[Balance]:
         """The budgets' counters of windows that end after wall time `since`."""
+
+    def record_circuit(self, circuit: StoredCircuit) -> None:
+        """Tell the other workers of a transition. Never raises and never waits."""
+
+    async def claim_probe(self, key: str, now: float, until: float, by: str) -> bool:
+        """Take the only probe of a circuit until wall time `until`; False while another worker has it.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+
+    async def circuits(self, since: int) -> tuple[int, list[StoredCircuit]]:
+        """The transitions after `since` (0: all), and what to pass the next time.
+
+        Raises:
+            StoreError: It could not be read.
+        """
 
     async def flush(self) -> None:
         """Return when everything recorded before is durable.

@@ -17,6 +17,7 @@ from headrace.errors import StoreError
 from headrace.store.rows import (
     AttemptRow,
     AuditRow,
+    StoredCircuit,
     StoredKey,
     StoredRequest,
     attempt_row,
@@ -54,6 +55,8 @@ class MemoryStore:
         self._audit: list[AuditRow] = []
         self._book = Book()
         self._secret = secrets.token_bytes(32)
+        self._circuits: dict[str, tuple[int, StoredCircuit]] = {}
+        self._circuit_seq = 0
         self._closed = False
         self._dropped = 0
         # The library may be used from several threads, each with its own loop.
@@ -164,6 +167,28 @@ class MemoryStore:
     async def balances(self, since: float) -> list[Balance]:
         with self._lock:
             return self._book.balances(since)
+
+    def record_circuit(self, circuit: StoredCircuit) -> None:
+        with self._lock:
+            self._circuits.pop(circuit.key, None)
+            self._circuit_seq += 1
+            self._circuits[circuit.key] = self._circuit_seq, circuit
+
+    async def claim_probe(self, key: str, now: float, until: float, by: str) -> bool:
+        held = self._circuits.get(key)
+        if held is not None:
+            circuit = held[1]
+            if circuit.state == "half_open" and circuit.until_wall > now and circuit.by != by:
+                return False
+        self.record_circuit(
+            StoredCircuit(key=key, state="half_open", until_wall=until, trips=0, reason="", by=by)
+        )
+        return True
+
+    async def circuits(self, since: int) -> tuple[int, list[StoredCircuit]]:
+        with self._lock:
+            new = [(seq, circuit) for seq, circuit in self._circuits.values() if seq > since]
+        return (new[-1][0] if new else since), [circuit for _, circuit in new]
 
     async def flush(self) -> None:
         """Nothing is ever pending."""

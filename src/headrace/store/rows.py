@@ -44,6 +44,8 @@ class AttemptRow(msgspec.Struct, frozen=True):
     estimated: bool
     finish: str | None
     provider_request_id: str | None
+    breaker: str | None
+    note: str | None
     key_id: str | None
     tenant: str | None
     user: str | None
@@ -90,6 +92,17 @@ class StoredRequest(msgspec.Struct, frozen=True):
                 return None
             total += attempt.cost_nano
         return total
+
+
+class StoredCircuit(msgspec.Struct, frozen=True, kw_only=True):
+    """The last transition of a target's or an account's circuit (`headrace.layers.breaker`), told by the worker `by`."""
+
+    key: str
+    state: str
+    until_wall: float
+    trips: int
+    reason: str
+    by: str
 
 
 class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,6 +167,8 @@ def attempt_row(call: Call, attempt: Attempt) -> AttemptRow:
         attempt.estimated,
         attempt.finish,
         attempt.provider_request_id,
+        attempt.breaker,
+        attempt.note,
         call.key_id,
         call.tenant,
         call.user,

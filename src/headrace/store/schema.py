@@ -132,6 +132,21 @@ STEPS: tuple[tuple[str, ...], ...] = (
         """CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
             BEGIN SELECT RAISE(ABORT, 'the audit log is never shortened'); END""",
     ),
+    (
+        "ALTER TABLE attempts ADD COLUMN breaker TEXT",
+        "ALTER TABLE attempts ADD COLUMN note TEXT",
+        # `seq` grows with every write: who has seen one has seen all before it.
+        """CREATE TABLE circuits (
+            key TEXT PRIMARY KEY,
+            state TEXT NOT NULL,
+            until_wall REAL NOT NULL,
+            trips INTEGER NOT NULL,
+            reason TEXT NOT NULL,
+            by TEXT NOT NULL,
+            seq INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX circuits_seq ON circuits (seq)",
+    ),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 

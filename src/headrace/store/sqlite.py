@@ -28,10 +28,11 @@ import msgspec
 from headrace.budget.leases import Balance, Charge, Demand, Leased, Worker
 from headrace.call import Attempt, Call
 from headrace.errors import StoreError
-from headrace.store import budgets
+from headrace.store import budgets, circuits
 from headrace.store.rows import (
     AttemptRow,
     AuditRow,
+    StoredCircuit,
     StoredKey,
     StoredRequest,
     attempt_row,
@@ -87,7 +88,7 @@ class _Task:
 
 
 class _Note:
-    """Something about budgets to write with the rows around it; nobody waits for it."""
+    """Something about budgets or circuits to write with the rows around it; nobody waits for it."""
 
     __slots__ = ("write",)
 
@@ -342,6 +343,17 @@ class SQLiteStore:
         # Not bounded as rows are: what is not reported stays booked against the budget.
         if self.ready():
             self._queue.put(_Note(write))
+
+    # --- circuits ------------------------------------------------------------------------------------------------------
+
+    def record_circuit(self, circuit: StoredCircuit) -> None:
+        self._note(lambda connection: circuits.keep(connection, circuit))
+
+    async def claim_probe(self, key: str, now: float, until: float, by: str) -> bool:
+        return await self._run(lambda connection: circuits.claim(connection, key, now, until, by))
+
+    async def circuits(self, since: int) -> tuple[int, list[StoredCircuit]]:
+        return await self._read(lambda connection: circuits.changed(connection, since))
 
     async def balances(self, since: float) -> list[Balance]:
         await self._settled()
