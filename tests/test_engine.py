@@ -37,6 +37,7 @@ def test_the_order_of_the_default_stack() -> None:
         "identity",
         "cache",
         "budget",
+        "restart",
         "cascade",
         "output",
         "context",
@@ -44,6 +45,7 @@ def test_the_order_of_the_default_stack() -> None:
         "ledger",
         "breaker",
         "reserve",
+        "hold",
         "timeout",
         "provider",
     ]

@@ -572,7 +572,6 @@ _LATER: Mapping[str, frozenset[str]] = MappingProxyType(
         "": frozenset({"deployments", "vectors", "limits", "context", "prompts", "observe"}),
         "routes": frozenset(
             {
-                "mid_stream",
                 "tool_calls",
                 "hedge",
                 "limits",
@@ -1029,6 +1028,9 @@ def _routes(
             max_output_tokens=limit or None,
             on_refusal=table.choice("on_refusal", ("stop", "next")) or usual.on_refusal,
             breaker=table.boolean("breaker") is not False,
+            mid_stream=table.choice("mid_stream", ("error", "hold", "restart")) or usual.mid_stream,
+            hold_tokens=table.integer("hold_tokens", usual.hold_tokens, 1, 100_000),
+            hold_s=table.duration("hold_time", usual.hold_s, zero=True),
             budgets=_budgets(table, "budget", zone),
             max_cost=_nano(table.money("max_cost_usd")),
             downgrade=table.choice("on_limit", ON_LIMIT) == "downgrade",

@@ -24,8 +24,10 @@ from headrace.handler import Dialect, Handler, Layer, Request, Route, Stream, st
 from headrace.layers.breaker import Breaker
 from headrace.layers.cascade import Cascade
 from headrace.layers.deadline import Deadline
+from headrace.layers.hold import Hold
 from headrace.layers.identity import identity
 from headrace.layers.ledger import Ledger
+from headrace.layers.restart import RestartStreams
 from headrace.layers.retry import Retry
 from headrace.layers.timeout import Timeout
 from headrace.layers.trace import Trace
@@ -72,6 +74,9 @@ LAYERS: tuple[LayerNote, ...] = (
         "budget", "opens the request's account under every budget that holds; below what costs nothing"
     ),
     LayerNote(
+        "restart", "asks the rest of the cascade for an answer that broke off, where the route says so"
+    ),
+    LayerNote(
         "cascade", "the next target; needs to see what retry gave up on; skips targets that lack a feature"
     ),
     LayerNote(
@@ -84,6 +89,10 @@ LAYERS: tuple[LayerNote, ...] = (
         "counts every attempt's end, streams at their real end; below retry, so that each attempt asks",
     ),
     LayerNote("reserve", "each attempt's own worst case, just before it is sent; settled at its real end"),
+    LayerNote(
+        "hold",
+        "keeps a stream's beginning back where the route says so; below retry, which makes good a death in it",
+    ),
     LayerNote("timeout", "above the provider, so that silence ends the attempt and is booked as one"),
     LayerNote("provider", "dialect and transport; returns at the first content"),
 )
@@ -137,12 +146,14 @@ class Engine:
             "budget": OpenAccount(
                 Caps(budgets.total, budgets.users, budgets.teams, budgets.tags), self.purse
             ),
-            "cascade": Cascade(self.clock, self._lacks, self._translated),
+            "restart": RestartStreams(self.clock),
+            "cascade": Cascade(self.clock, self._lacks, self._translated, self.store.record_attempt),
             "context": Context(self._limits, self._libraries()),
             "retry": Retry(self.clock, random),
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
             "reserve": Reserve(self.clock, self.catalog.model),
             "breaker": self.breaker,
+            "hold": Hold(self.clock),
             "timeout": Timeout(self.clock),
         }
         assert len(layers) == len(LAYERS) - 1, "every layer has its row in LAYERS"

@@ -32,6 +32,7 @@ from headrace.types import (
     Opaque,
     Refusal,
     Reply,
+    Restart,
     Start,
     Target,
     Text,
@@ -235,7 +236,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     `deadline_s` spans attempts, sleeps and everything else. A wait above `max_wait_s` goes to the next level at once; only
     the last level waits longer. `on_refusal`: `stop` or `next`; `breaker`: whether circuits are heeded and counted in. `max_cost` bounds one request, `budgets` all of the route's in
     their windows; with `downgrade` an attempt that does not fit goes on to the next target. `context`
-    None: conversations are sent as they are.
+    None: conversations are sent as they are. `mid_stream`: what becomes of an answer that breaks off: `error`, `hold` (the first
+    `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`.
     """
 
     name: str
@@ -248,6 +250,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     on_refusal: str = "stop"
     breaker: bool = True
+    mid_stream: str = "error"
+    hold_tokens: int = 64
+    hold_s: float = 0.0
 
     def output_limit(self, asked: int | None) -> int | None:
         """The limit to impose on a request that itself asks for at most `asked` tokens; None where there is nothing to do."""
@@ -365,7 +370,7 @@ def is_content(event: Event) -> bool:
 
 
 def assemble(events: list[Event]) -> Reply:
-    """The whole answer that `events` spell; pure. A `Complete` among them is that answer."""
+    """The whole answer that `events` spell; pure. A `Complete` among them is that answer; a `Restart` voids what came before."""
     id_ = model = ""
     created: int | None = None
     blocks: dict[int, Block] = {}
@@ -388,6 +393,10 @@ def assemble(events: list[Event]) -> Reply:
                 finish = event
             case UsageReport(usage=usage):
                 pass
+            case Restart():
+                id_ = model = ""
+                created = usage = None
+                blocks, pieces, finish = {}, {}, Finish("other")
             case _:
                 pass
     content = tuple(_grown(blocks[index], pieces.get(index, {})) for index in sorted(blocks))

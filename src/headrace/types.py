@@ -42,6 +42,7 @@ __all__ = [
     "Refusal",
     "Reply",
     "ResponseFormat",
+    "Restart",
     "Role",
     "Start",
     "Target",
@@ -367,8 +368,26 @@ class Complete(Struct, frozen=True):
     reply: Reply
 
 
+class Restart(Struct, frozen=True):
+    """What came before is void: that answer broke off for `cause` (an error's kind), and `target` begins another one. Only where a
+    route says `mid_stream = "restart"`."""
+
+    target: str
+    cause: str
+
+
 Event: TypeAlias = (
-    Start | BlockStart | Delta | BlockStop | Finish | UsageReport | Ping | OpaqueEvent | End | Complete
+    Start
+    | BlockStart
+    | Delta
+    | BlockStop
+    | Finish
+    | UsageReport
+    | Ping
+    | OpaqueEvent
+    | End
+    | Complete
+    | Restart
 )
 
 

@@ -236,11 +236,13 @@ async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
         exchange.start(200, STREAM_TYPE + _answer_headers(call, whole=False))
     encoder = None
     ended = False
+    # A restart must number the blocks of the next answer on, so there the bytes are always our own.
+    verbatim = dialect.name if request.route.mid_stream != "restart" else None
     try:
         async for batch in stream:
             pieces: list[bytes] = []
             for frame in batch:
-                if frame.raw is not None and frame.dialect == dialect.name and not _is_whole(frame):
+                if frame.raw is not None and frame.dialect == verbatim and not _is_whole(frame):
                     if frame.events and type(frame.events[-1]) is End:
                         ended = True
                         pieces.append(_receipt(call, opened_early=opened_early))

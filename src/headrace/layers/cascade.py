@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from headrace.call import Attempt, Call
 from headrace.clock import Clock
 from headrace.errors import (
     AllTargetsFailed,
@@ -51,11 +52,13 @@ class Cascade:
         clock: For the deadline.
         lacks: What a target cannot do of what the request needs (`tools`), or None; such a target is skipped.
         translated: Whether a request must be translated for a target, so that a "bad request" may be our doing.
+        record: Takes the attempt that stands for a skipped target; never raises and never waits.
     """
 
     clock: Clock
     lacks: Callable[[Target, Request], str | None]
     translated: Callable[[Target, Request], bool]
+    record: Callable[[Call, Attempt], None] = lambda call, attempt: None
 
     def _share(self, request: Request, after: int) -> float:
         """The time by which a level must have begun to answer, with `after` levels left behind it: an equal share of what is
@@ -82,6 +85,7 @@ class Cascade:
             if missing is not None:
                 skipped.append(f"{target} has no {missing}")
                 call.warn(f"skipped {target}: it has no {missing}")
+                self._skip(call, target, f"it has no {missing}")
                 continue
             if level and self.clock.now() >= request.deadline:
                 break
@@ -104,6 +108,7 @@ class Cascade:
                     call.warn(f"{target} rejected the translated request: {error.message}")
                 if len(call.attempts) == made:  # a layer below found that it cannot be sent to this target
                     call.warn(f"skipped {target}: {error.message}")
+                    self._skip(call, target, error.message)
                     unsent = error
             except BudgetExceeded as error:
                 if disposition(error).what is What.STOP:
@@ -112,11 +117,30 @@ class Cascade:
                 too_dear = error
         if too_dear is not None and all(attempt.error is None for attempt in call.attempts):
             raise too_dear
-        if not call.attempts and unsent is not None:
+        nothing_tried = all(
+            attempt.outcome == "skipped" and attempt.error is None for attempt in call.attempts
+        )
+        if nothing_tried and unsent is not None:
             raise unsent
-        if not call.attempts:
+        if nothing_tried:
             raise Unsupported(f"no target of {route.name!r} can serve this request: {'; '.join(skipped)}")
         raise self._spent(request)
+
+    def _skip(self, call: Call, target: Target, why: str) -> None:
+        """A target that is passed over stands among the attempts, with the reason."""
+        now = self.clock.now()
+        attempt = Attempt(
+            number=len(call.attempts) + 1,
+            target=target,
+            started_at=now,
+            started_wall=self.clock.wall(),
+            error_kind=Unsupported.kind,
+            note=why,
+            cost=0,
+        )
+        call.attempts.append(attempt)
+        attempt.end("skipped", now)
+        self.record(call, attempt)
 
     def _spent(self, request: Request) -> AllTargetsFailed:
         attempts = request.call.attempts

@@ -23,6 +23,7 @@ from headrace.types import (
     Opaque,
     Ping,
     Refusal,
+    Restart,
     Start,
     Text,
     Thinking,
@@ -50,7 +51,18 @@ class Encoder:
     report usage only there; `message_start` waits for the first content, since it has the input tokens where they are known.
     """
 
-    __slots__ = ("_calls", "_finish", "_id", "_model", "_numbers", "_open", "_started", "_usage", "_waiting")
+    __slots__ = (
+        "_calls",
+        "_finish",
+        "_id",
+        "_model",
+        "_numbers",
+        "_open",
+        "_started",
+        "_usage",
+        "_void",
+        "_waiting",
+    )
 
     def __init__(self, *, model: str, message_id: str) -> None:
         self._model = model
@@ -60,6 +72,7 @@ class Encoder:
         self._finish: Finish | None = None
         self._calls = False
         self._numbers: dict[int, int] = {}  # the blocks that can be carried, to the wire's numbers
+        self._void = 0  # blocks of answers that broke off
         self._open: int | None = None
         self._waiting: dict[
             int, list[bytes]
@@ -88,6 +101,8 @@ class Encoder:
                 return server_event("ping", {"type": "ping"})
             case Complete(reply=reply):
                 return b"".join(self.feed(part) for part in reply_events(reply))
+            case Restart() if self._started:
+                return self._restart(event)
             case _:
                 pass
         return b""
@@ -105,6 +120,18 @@ class Encoder:
         out.append(server_event("message_delta", {"type": "message_delta", "delta": delta, "usage": usage}))
         out.append(server_event("message_stop", {"type": "message_stop"}))
         return b"".join(out)
+
+    def _restart(self, restart: Restart) -> bytes:
+        """Closes what is open; the next answer's blocks are numbered on, as clients expect of one message. Clients skip the names of
+        events that they do not know."""
+        out = []
+        while self._open is not None:
+            out.append(self._block_stop(self._open))
+        self._void += len(self._numbers)
+        self._numbers.clear()
+        self._finish, self._calls = None, False
+        told = {"type": "headrace_restart", "target": restart.target, "cause": restart.cause}
+        return b"".join(out) + server_event("headrace_restart", told)
 
     def _begin(self) -> bytes:
         if self._started:
@@ -127,7 +154,7 @@ class Encoder:
         if begun is None:
             return b""
         block, pieces = begun
-        number = self._numbers[event.index] = len(self._numbers)
+        number = self._numbers[event.index] = self._void + len(self._numbers)
         start = server_event(
             "content_block_start", {"type": "content_block_start", "index": number, "content_block": block}
         )

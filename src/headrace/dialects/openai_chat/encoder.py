@@ -16,6 +16,7 @@ from headrace.types import (
     Finish,
     Ping,
     Refusal,
+    Restart,
     Start,
     Text,
     Thinking,
@@ -42,6 +43,7 @@ class Encoder:
         "_thought",
         "_thoughts",
         "_usage",
+        "_void",
     )
 
     def __init__(self, *, include_usage: bool, model: str, id_: str) -> None:
@@ -50,6 +52,7 @@ class Encoder:
         self._id = id_
         self._usage: Usage | None = None
         self._calls: dict[int, int] = {}  # our index -> the wire's
+        self._void = 0  # calls of answers that broke off
         self._refused = False
         self._thoughts = 0
         self._thought: list[str] = []
@@ -103,6 +106,12 @@ class Encoder:
                 return b""
             case Complete(reply=reply):
                 return b"".join(self.feed(event) for event in reply_events(reply))
+            case Restart(target=target, cause=cause):
+                self._void += len(self._calls)
+                self._calls.clear()
+                self._refused, self._usage = False, None
+                told = encode({"restart": {"target": target, "cause": cause}})
+                return self._head + b'],"headrace":' + told + self._tail
             case Ping():
                 return b": ping\n\n"
             case _:
@@ -111,7 +120,7 @@ class Encoder:
     def _block(self, index: int, block: Block) -> bytes:
         match block:
             case ToolCall():
-                self._calls[index] = number = len(self._calls)
+                self._calls[index] = number = self._void + len(self._calls)
                 call = {
                     "index": number,
                     "id": block.id,

@@ -1,0 +1,139 @@
+"""The mid-stream contract on the wire: what the official SDKs make of a held and of a restarted answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.gateway.gate import PAIRS, Gate, ask, config, gated
+
+from headrace.testing import Answer, CutStream, FakeProvider
+
+ROUTES = """
+[routes.{mode}-openai]
+cascade = ["openai/first", "openai/second"]
+mid_stream = "{mode}"
+[routes.{mode}-anthropic]
+cascade = ["anthropic/first", "anthropic/second"]
+mid_stream = "{mode}"
+"""
+FIRST = Answer(chunks=[f"first{n} " for n in range(8)], thinking="hm")
+SECOND = Answer(chunks=[f"second{n} " for n in range(8)], tool_calls=[("look", {"at": "it"})], usage=(7, 9))
+TEXT = "".join(f"second{n} " for n in range(8))
+HI: Any = [{"role": "user", "content": "hi"}]
+
+pairs = pytest.mark.parametrize(("client", "provider"), PAIRS)
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    """A gateway with a route of each mode."""
+    with FakeProvider() as provider:
+        more = ROUTES.format(mode="hold") + ROUTES.format(mode="restart")
+        with gated(provider, tmp_path_factory.mktemp("gateway"), config(provider, more=more)) as gate:
+            yield gate
+            gate.settled()
+
+
+def script(gate: Gate) -> None:
+    """The first target dies in the middle, the second answers."""
+    gate.provider.reset()
+    gate.provider.on("first", always=CutStream(after=4, answer=FIRST))
+    gate.provider.on("second", always=SECOND)
+
+
+@pairs
+def test_a_held_answer_is_as_any_other(gate: Gate, client: str, provider: str) -> None:
+    """The bytes of the second target and nothing of the first; the report has both."""
+    script(gate)
+    got = gate.post(client, ask(client, f"hold-{provider}", stream=True))
+    assert b"first0" not in got.body and b"second7" in got.body
+    assert got.headers["x-headrace-target"] == f"{provider}/second"
+    report = gate.report(got.headers["x-request-id"])
+    assert [attempt["outcome"] for attempt in report["attempts"]] == ["broken", "ok"]
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_openais_sdk_reads_a_restart(gate: Gate, provider: str) -> None:
+    """The marker is a chunk without choices that has a member `headrace`; tool calls are numbered on."""
+    script(gate)
+    chunks = list(
+        gate.oai.chat.completions.create(
+            model=f"restart-{provider}",
+            messages=HI,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    (place,) = [at for at, chunk in enumerate(chunks) if "headrace" in (chunk.model_extra or {})]
+    marker = chunks[place]
+    assert marker.choices == []
+    assert (marker.model_extra or {})["headrace"] == {
+        "restart": {"target": f"{provider}/second", "cause": "malformed"}
+    }
+
+    def said(part: list[object]) -> str:
+        return "".join(c.choices[0].delta.content or "" for c in part if c.choices)  # type: ignore[attr-defined]
+
+    assert said(list(chunks[:place])).startswith("first0")
+    assert said(list(chunks[place:])) == TEXT
+    assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens == 9
+    assert chunks[-2].choices[0].finish_reason == "tool_calls"
+
+
+def test_openais_accumulating_sdk_survives_a_restart(gate: Gate) -> None:
+    """Its `stream` helper reads to the end without complaint; it joins both answers, which is why the marker is there."""
+    script(gate)
+    with gate.oai.chat.completions.stream(model="restart-openai", messages=HI) as stream:
+        for _ in stream:
+            pass
+        whole = stream.get_final_completion()
+    assert (whole.choices[0].message.content or "").endswith(TEXT)
+    assert whole.choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_anthropics_sdk_reads_a_restart(gate: Gate, provider: str) -> None:
+    """It skips the marker, whose event it does not know, and has the second answer in blocks of its own."""
+    script(gate)
+    with gate.ant.messages.stream(model=f"restart-{provider}", max_tokens=99, messages=HI) as stream:
+        message = stream.get_final_message()
+    texts = [block.text for block in message.content if block.type == "text"]
+    assert texts[-1] == TEXT
+    assert texts[0].startswith("first0") and "second" not in texts[0]
+    assert [block.input for block in message.content if block.type == "tool_use"] == [{"at": "it"}]
+    assert message.stop_reason == "tool_use"
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_anthropics_marker_on_the_wire(gate: Gate, provider: str) -> None:
+    """One start, one end; every block that began is closed before the marker; indices go on."""
+    script(gate)
+    body = gate.post("anthropic", ask("anthropic", f"restart-{provider}", stream=True)).body
+    events = [json.loads(line[6:]) for line in body.split(b"\n") if line.startswith(b"data: {")]
+    kinds = [event["type"] for event in events]
+    assert kinds.count("message_start") == kinds.count("message_stop") == kinds.count("headrace_restart") == 1
+    marker = kinds.index("headrace_restart")
+    assert events[marker] == {
+        "type": "headrace_restart",
+        "target": f"{provider}/second",
+        "cause": "malformed",
+    }
+    begun = [event["index"] for event in events if event["type"] == "content_block_start"]
+    assert begun == list(range(len(begun)))
+    before = [event for event in events[:marker] if event["type"].startswith("content_block_st")]
+    assert sorted(e["index"] for e in before if e["type"].endswith("start")) == sorted(
+        e["index"] for e in before if e["type"].endswith("stop")
+    )
+
+
+@pairs
+def test_a_restart_that_finds_nobody(gate: Gate, client: str, provider: str) -> None:
+    """Both targets die: one error event, no terminator."""
+    gate.provider.reset()
+    gate.provider.default = CutStream(after=2, answer=FIRST)
+    body = gate.post(client, ask(client, f"restart-{provider}", stream=True)).body
+    assert b"[DONE]" not in body and b"message_stop" not in body
+    assert body.count(b"stream_broken") + body.count(b'"type":"error"') >= 1
