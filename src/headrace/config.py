@@ -183,6 +183,7 @@ class GatewaySettings:
         idle_timeout_s: How long a kept connection may be idle; above the 60 s of common load balancers, so that they
             and not we close it.
         keep_alive_s: Silence after which a streamed response gets a comment, and is opened by it if it had not begun.
+        client_stall_s: How long a client may read nothing of an answer that waits for it before it is cut: nginx's `send_timeout`.
     """
 
     host: str = "127.0.0.1"
@@ -197,6 +198,7 @@ class GatewaySettings:
     body_timeout_s: float = 30.0
     idle_timeout_s: float = 75.0
     keep_alive_s: float = 10.0
+    client_stall_s: float = 60.0
 
     @property
     def loopback(self) -> bool:
@@ -1337,6 +1339,7 @@ def _gateway(found: _Report, root: _Table, keys: Mapping[str, KeySettings]) -> G
         body_timeout_s=table.duration("body_timeout", usual.body_timeout_s),
         idle_timeout_s=table.duration("idle_timeout", usual.idle_timeout_s),
         keep_alive_s=table.duration("keep_alive", usual.keep_alive_s),
+        client_stall_s=table.duration("client_stall", usual.client_stall_s),
     )
     table.close()
     _judge_gateway(found, gateway, keys, table.members)

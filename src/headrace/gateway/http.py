@@ -42,7 +42,8 @@ OFFERS = ("upgrade", "http2-settings", "connection", "expect")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request may be. Sizes in bytes, times in seconds; `body_s` beside a second for every `SLOWEST_BODY` bytes."""
+    """What a request may be. Sizes in bytes, times in seconds; `body_s` beside a second for every `SLOWEST_BODY` bytes. `stall_s`: how
+    long a client may read nothing at all of an answer that waits for it."""
 
     max_body: int = 50 * 1024 * 1024
     max_headers: int = 65_536
@@ -50,6 +51,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     head_s: float = 10.0
     body_s: float = 120.0
     idle_s: float = 75.0
+    stall_s: float = 60.0
 
 
 class TooLarge(Exception):
@@ -182,6 +184,7 @@ class _Connection(asyncio.Protocol):
         "_parser",
         "_queue",
         "_refusal",
+        "_stuck",
         "_target",
         "_task",
         "_transport",
@@ -200,6 +203,7 @@ class _Connection(asyncio.Protocol):
         self._bad: tuple[int, str] | None = None
         self._deaf = False
         self._refusal: tuple[int, str] | None = None
+        self._stuck: tuple[int, float] | None = None
         self.paused: asyncio.Future[None] | None = None
         self.peer = ""
         self.since: tuple[str, float] = ("head", server.clock.now())
@@ -272,7 +276,7 @@ class _Connection(asyncio.Protocol):
             self.paused = asyncio.get_running_loop().create_future()
 
     def resume_writing(self) -> None:
-        paused, self.paused = self.paused, None
+        paused, self.paused, self._stuck = self.paused, None, None
         if paused is not None and not paused.done():
             paused.set_result(None)
 
@@ -431,7 +435,9 @@ class _Connection(asyncio.Protocol):
     def expire(self, now: float, limits: Limits) -> None:
         """Close what has been slow or idle for too long."""
         phase, since = self.since
-        if phase == "head" and now - since > limits.head_s:
+        if self._stalls(now, limits.stall_s):
+            self.abort()
+        elif phase == "head" and now - since > limits.head_s:
             self._refuse(408, f"the request's head did not arrive within {limits.head_s:g} s")
         elif phase == "body" and now - since > limits.body_s + self._body_size / SLOWEST_BODY:
             self._refuse(408, f"the request's body did not arrive within {limits.body_s:g} s")
@@ -443,6 +449,16 @@ class _Connection(asyncio.Protocol):
             and self._transport is not None
         ):
             self._transport.close()
+
+    def _stalls(self, now: float, seconds: float) -> bool:
+        """Whether the client has read nothing for `seconds` although something waits for it."""
+        if self.paused is None or self._transport is None:
+            self._stuck = None
+            return False
+        waiting = self._transport.get_write_buffer_size()
+        if self._stuck is None or waiting < self._stuck[0]:
+            self._stuck = waiting, now
+        return now - self._stuck[1] > seconds
 
     @property
     def busy(self) -> bool:

@@ -76,6 +76,7 @@ class Gateway:
                 head_s=gateway.header_timeout_s,
                 body_s=gateway.body_timeout_s,
                 idle_s=gateway.idle_timeout_s,
+                stall_s=gateway.client_stall_s,
             ),
             refusal=self.app.unreadable,
         )
