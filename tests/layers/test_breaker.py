@@ -94,7 +94,7 @@ class House:
 
 
 def test_failures_in_a_row_open_it() -> None:
-    """Three over half a second are enough; of a burst it takes five."""
+    """Three over a quarter of a second are enough; of a burst it takes five."""
     slow = Circuit(Rules())
     assert [slow.failed(at, 1.0, "x", probe=False) for at in (1.0, 1.25, 1.5)] == [False, False, True]
     busy = Circuit(Rules())
@@ -130,7 +130,7 @@ def test_a_bad_half_opens_it() -> None:
 
 
 def test_the_cooldown_doubles_until_a_success() -> None:
-    """20, 40, 60, 60, 60 s; an end that is well starts it over, a probe's first content alone does not."""
+    """20, 30, 30 s; an end that is well starts it over, a probe's first content alone does not."""
     circuit, now, waits = Circuit(Rules()), 0.0, []
     circuit.failed(now, OPENS_AT_ONCE, "x", probe=False)
     for _ in range(5):
@@ -138,12 +138,12 @@ def test_the_cooldown_doubles_until_a_success() -> None:
         now = circuit.until
         assert circuit.admit(now, last=False) is Verdict.PROBE
         circuit.failed(now, 1.0, "x", probe=True)
-    assert waits == [20.0, 40.0, 60.0, 60.0, 60.0]
+    assert waits == [20.0, 30.0, 30.0, 30.0, 30.0]
     now = circuit.until
     assert circuit.admit(now, last=False) is Verdict.PROBE
     assert circuit.begun(probe=True)
     circuit.failed(now, OPENS_AT_ONCE, "x", probe=True)
-    assert circuit.wait(now) == 60.0
+    assert circuit.wait(now) == 30.0
     now = circuit.until
     circuit.admit(now, last=False)
     assert circuit.succeeded(now, probe=True)

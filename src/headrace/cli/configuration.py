@@ -9,8 +9,10 @@ import click
 from headrace import config
 from headrace.cli import options
 from headrace.cli.console import Console
+from headrace.cli.promises import broken_promises
 from headrace.config import ProviderSettings, Settings
 from headrace.handler import Route
+from headrace.prices import Catalog
 
 __all__ = ["check", "key_state", "stack"]
 
@@ -20,9 +22,10 @@ __all__ = ["check", "key_state", "stack"]
 @options.as_json
 @click.pass_context
 def check(context: click.Context, path: Path | None, as_json: bool) -> None:
-    """Judge the settings: every mistake with its line and its fix, or a summary of what they mean.
+    """Judge the settings: every mistake with its line and its fix, or a summary of what they mean, with warnings about cascades that
+    cannot keep what they promise.
 
-    Exit codes: 0 usable, 2 not.
+    Exit codes: 0 usable, also with warnings; 2 not.
     """
     console = Console(as_json=as_json)
     problems = config.check(path)
@@ -56,10 +59,15 @@ def check(context: click.Context, path: Path | None, as_json: bool) -> None:
             )
         context.exit(2)
     settings = config.load(path)
+    warned = broken_promises(settings, Catalog.from_settings(settings.prices))
     if as_json:
-        console.json({"ok": True} | _summary(settings))
+        warnings = [{"route": w.route, "message": w.message, "fix": w.fix} for w in warned]
+        console.json({"ok": True} | _summary(settings) | {"warnings": warnings})
         return
     _show(console, settings)
+    if warned:
+        console.line()
+        console.table(["route", "warning", "what to do"], [[w.route, w.message, w.fix] for w in warned])
 
 
 def key_state(provider: ProviderSettings) -> str:

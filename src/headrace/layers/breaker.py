@@ -5,7 +5,7 @@ end, which for a stream is its real end: an answer that is cut or goes silent in
 
     closed ── failures ──► open ── cooldown over ──► half-open ── the probe's first content ──► closed
                             ▲                            │
-                            └───── the probe failed ─────┘   (each time twice the cooldown)
+                            └───── the probe failed ─────┘   (with a longer cooldown)
 
 Beside that a target can be *limited*: its provider said when to ask again. Nobody asks before; afterwards everybody may, for
 nothing is broken.
@@ -66,18 +66,18 @@ class Rules:
         ratio, volume: Share of failures in the window that opens the circuit once the window has `volume` attempts. Source: Hystrix (50 %
             of 20).
         window_s: The window is between half of this and this long. Source: Finagle (30 s).
-        first_s, longest_s: Cooldown after the first opening, and the most that doubling makes of it: one probe in the first minute of
-            an outage, one a minute later on. Envoy begins with 30 s and ends with 300, Finagle with 5 and 300.
+        first_s, longest_s: Cooldown after the first opening, and the most that doubling makes of it: a target that is back is used
+            within half a minute. Envoy begins with 30 s and ends with 300, Finagle with 5 and 300.
     """
 
     in_a_row: float = 5.0
     few_in_a_row: float = 3.0
-    few_over_s: float = 0.5
+    few_over_s: float = 0.25
     ratio: float = 0.5
     volume: float = 20.0
     window_s: float = 30.0
     first_s: float = 20.0
-    longest_s: float = 60.0
+    longest_s: float = 30.0
 
     def cooldown(self, trips: int) -> float:
         """Seconds that a circuit stays open after its `trips`-th opening in one outage."""

@@ -19,6 +19,9 @@ from headrace.types import Target
 
 __all__ = ["Backoff", "Retry", "RetryBudget", "full_jitter", "next_attempt"]
 
+RETRY_FLOOR = 10.0
+"""Retries that a target takes at once, before requests have earned any."""
+
 BUDGETS_KEPT = 4096
 """Targets whose budgets are remembered; callers may name any model."""
 
@@ -100,7 +103,7 @@ class RetryBudget:
 
     __slots__ = ("_floor", "_ratio", "_tokens")
 
-    def __init__(self, *, floor: float = 10.0, ratio: float = 0.2) -> None:
+    def __init__(self, *, floor: float = RETRY_FLOOR, ratio: float = 0.2) -> None:
         self._floor = floor
         self._ratio = ratio
         self._tokens: dict[tuple[str, str], float] = {}
