@@ -48,7 +48,31 @@ class SystemClock:
         await asyncio.sleep(max(0.0, seconds))  # noqa: TID251
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        return asyncio.get_running_loop().call_later(max(0.0, when - self.now()), callback)
+        return _SystemTimer(self.now, when, callback)
+
+
+class _SystemTimer:
+    """A timer of the loop that never fires early: uvloop counts whole milliseconds from the start of its turn, so that its own
+    timers may come before their time, and who is woken at a deadline must find that it has passed."""
+
+    __slots__ = ("_callback", "_handle", "_loop", "_now", "_when")
+
+    def __init__(self, now: Callable[[], float], when: float, callback: Callable[[], None]) -> None:
+        self._now = now
+        self._when = when
+        self._callback = callback
+        self._loop = asyncio.get_running_loop()
+        self._handle = self._loop.call_later(max(0.0, when - now()), self._fire)
+
+    def _fire(self) -> None:
+        left = self._when - self._now()
+        if left > 0.0:
+            self._handle = self._loop.call_later(left, self._fire)
+        else:
+            self._callback()
+
+    def cancel(self) -> None:
+        self._handle.cancel()
 
 
 class timeout_at:  # noqa: N801  (reads as the statement it makes)
