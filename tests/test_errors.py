@@ -32,6 +32,7 @@ ACTIONS: dict[str, What] = {
     "QuotaExhausted": What.NEXT,  # money gone
     "ModelNotFound": What.NEXT,
     "ContextTooLong": What.NEXT,  # too long: a longer window
+    "InvalidOutput": What.NEXT,  # the model cannot give the form: another may
     "NeverFits": What.NEXT,  # never fits
     "Permanent": What.NEXT,
     "ContentFiltered": What.STOP,  # content filter: surface it

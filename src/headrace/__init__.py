@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headrace.client import Answer, AnswerStream, AsyncClient, Client, Estimated, ModelInfo
+    from headrace.answer import Answer, AnswerStream
+    from headrace.client import AsyncClient, Client, Estimated, ModelInfo
     from headrace.config import Settings, check, load
     from headrace.content import assistant, file_block, system, tool_result, user
     from headrace.errors import (
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         DeadlineExceeded,
         Forbidden,
         HeadraceError,
+        InvalidOutput,
         InvalidRequest,
         ProviderError,
         RateLimited,
@@ -27,10 +29,14 @@ if TYPE_CHECKING:
         RequestError,
         StoreError,
         StreamBroken,
+        ToolLoopStopped,
         Unauthorized,
         UnknownModel,
         Unsupported,
     )
+    from headrace.prompts import FilePrompt, Filled, Prompt, prompt
+    from headrace.testing import fake
+    from headrace.tools import ToolRun
     from headrace.types import (
         CacheHint,
         Document,
@@ -51,7 +57,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "client": ("Answer", "AnswerStream", "AsyncClient", "Client", "Estimated", "ModelInfo"),
+    "answer": ("Answer", "AnswerStream"),
+    "client": ("AsyncClient", "Client", "Estimated", "ModelInfo"),
     "config": ("Settings", "check", "load"),
     "content": ("assistant", "file_block", "system", "tool_result", "user"),
     "errors": (
@@ -62,6 +69,7 @@ _HOMES = {
         "DeadlineExceeded",
         "Forbidden",
         "HeadraceError",
+        "InvalidOutput",
         "InvalidRequest",
         "ProviderError",
         "RateLimited",
@@ -69,6 +77,7 @@ _HOMES = {
         "RequestError",
         "StoreError",
         "StreamBroken",
+        "ToolLoopStopped",
         "Unauthorized",
         "UnknownModel",
         "Unsupported",
@@ -89,6 +98,14 @@ _HOMES = {
         "ToolResult",
         "Usage",
     ),
+    "prompts": (
+        "FilePrompt",
+        "Filled",
+        "Prompt",
+        "prompt",
+    ),
+    "tools": ("ToolRun",),
+    "testing": ("fake",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -105,12 +122,16 @@ __all__ = [
     "DeadlineExceeded",
     "Document",
     "Estimated",
+    "FilePrompt",
+    "Filled",
     "Forbidden",
     "HeadraceError",
     "Image",
+    "InvalidOutput",
     "InvalidRequest",
     "Message",
     "ModelInfo",
+    "Prompt",
     "ProviderError",
     "RateLimited",
     "Reasoning",
@@ -126,15 +147,19 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolChoice",
+    "ToolLoopStopped",
     "ToolResult",
+    "ToolRun",
     "Unauthorized",
     "UnknownModel",
     "Unsupported",
     "Usage",
     "assistant",
     "check",
+    "fake",
     "file_block",
     "load",
+    "prompt",
     "system",
     "tool_result",
     "user",

@@ -62,6 +62,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     cost: Nanodollars | None = None
     wasted: Nanodollars | None = 0
     estimated: bool = False
+    purpose: str = ""
     first_content_s: float | None = None
     last_content_at: float = 0.0
     reading: bool = True

@@ -9,138 +9,41 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self
 
-from headrace.call import Attempt, Call, format_usd
+import msgspec
+
+from headrace.answer import Answer, AnswerStream, Opened, Taken, read_value
+from headrace.call import Call
 from headrace.content import Prompt, as_messages
-from headrace.context import Plan
 from headrace.engine import Engine, Levels
-from headrace.errors import HeadraceError, StreamBroken
-from headrace.handler import Body, Request, Route, Stream, assemble, collect, reply_events
+from headrace.errors import HeadraceError, InvalidRequest, ToolLoopStopped
+from headrace.handler import Body, Request, Route, Stream, collect
+from headrace.output import Shape, shape_of
+from headrace.prompts.prompt import Filled
 from headrace.tokens import estimate_chat
-from headrace.types import (
-    Block,
-    Chat,
-    Complete,
-    Delta,
-    Event,
-    FinishReason,
-    Reasoning,
-    Reply,
-    ResponseFormat,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    Usage,
-)
+from headrace.tools import Approve, FunctionTool, Repeats, ToolRun, function_tool, run_calls
+from headrace.types import Chat, Event, Message, Reasoning, ResponseFormat, Tool, ToolChoice, Usage
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from headrace.config import Settings
 
-__all__ = ["Answer", "AnswerStream", "AsyncClient", "Client", "Estimated", "ModelInfo", "Taken"]
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-
-class Taken(tuple[Attempt, ...]):
-    """The way an answer came: every attempt, in order. `str` gives one line of it."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        def said(attempt: Attempt) -> str:
-            what = attempt.error_kind or attempt.outcome
-            status = f"{attempt.http} " if attempt.error_kind and attempt.http else ""
-            return f"{attempt.target}: {status}{what} ({attempt.duration_s or 0.0:.1f} s)"
-
-        return " -> ".join(said(attempt) for attempt in self)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer. `str(answer)` is its text."""
-
-    reply: Reply
-    call: Call
-
-    @property
-    def text(self) -> str:
-        """The answer's text."""
-        return self.reply.text
-
-    @property
-    def thinking(self) -> str:
-        """What the model thought, where it says so."""
-        return self.reply.thinking
-
-    @property
-    def content(self) -> tuple[Block, ...]:
-        """All blocks, in order."""
-        return self.reply.content
-
-    @property
-    def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The functions that the model asks for."""
-        return self.reply.tool_calls
-
-    @property
-    def finish(self) -> FinishReason:
-        """Why it stopped; `length` means that it was cut by the output limit."""
-        return self.reply.finish
-
-    @property
-    def model(self) -> str:
-        """Who answered, in the provider's own words."""
-        return self.reply.model
-
-    @property
-    def usage(self) -> Usage | None:
-        """Tokens of the attempt that answered; None if the provider reported none."""
-        return self.reply.usage
-
-    @property
-    def cost(self) -> int | None:
-        """Nano-dollars over all attempts; None if a price is unknown."""
-        return self.call.cost
-
-    @property
-    def cost_usd(self) -> str:
-        """`cost` as exact decimal US dollars, or `unknown`."""
-        return format_usd(self.call.cost)
-
-    @property
-    def route(self) -> Taken:
-        """Who failed, why and for how long, and who answered."""
-        return Taken(self.call.attempts)
-
-    @property
-    def attempts(self) -> list[Attempt]:
-        """Every request to a provider that was made."""
-        return self.call.attempts
-
-    @property
-    def plan(self) -> Plan | None:
-        """What of a long conversation was sent, and why; None where the route does not pack. See docs/context.md."""
-        plan = self.call.plan
-        return plan if isinstance(plan, Plan) else None
-
-    @property
-    def warnings(self) -> list[str]:
-        """What could not be carried to the target that answered."""
-        return self.call.warnings
-
-    @property
-    def id(self) -> str:
-        """The request's id, as in the ledger."""
-        return self.call.id
-
-    def __str__(self) -> str:
-        return self.reply.text
+__all__ = ["Answer", "AnswerStream", "AsyncClient", "Client", "Estimated", "ModelInfo", "Portal", "Taken"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,95 +72,6 @@ class ModelInfo:
     name: str
     context: int | None = None
     max_output: int | None = None
-
-
-class AnswerStream:
-    """An answer as it comes. Iterate for its text; leave early and the provider's connection is closed.
-
-    Use as ``async with client.stream(...) as answer``. A stream that ends without being whole raises `StreamBroken`, with the
-    text so far on `received`.
-    """
-
-    def __init__(
-        self,
-        open_stream: Callable[[], Coroutine[Any, Any, tuple[Stream, Call]]],
-        end: Callable[[Call, int], None],
-    ) -> None:
-        self._open = open_stream
-        self._end = end
-        self._stream: Stream | None = None
-        self._call: Call | None = None
-        self._events: list[Event] = []
-        self._whole = False
-
-    async def __aenter__(self) -> Self:
-        self._stream, self._call = await self._open()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Stop and release everything; idempotent."""
-        if self._stream is not None:
-            await self._stream.aclose()
-        if self._call is not None:
-            self._end(self._call, 200 if self._whole else 499)
-
-    async def __anext__(self) -> str:
-        while True:
-            for_text = await self._next_events()
-            text = "".join(
-                event.text for event in for_text if isinstance(event, Delta) and event.kind == "text"
-            )
-            if text:
-                return text
-
-    def __aiter__(self) -> AsyncIterator[str]:
-        return self
-
-    async def events(self) -> AsyncIterator[Event]:
-        """Everything: blocks, tool calls, thinking, usage."""
-        while True:
-            try:
-                batch = await self._next_events()
-            except StopAsyncIteration:
-                return
-            for event in batch:
-                yield event
-
-    async def _next_events(self) -> list[Event]:
-        if self._stream is None or self._call is None:
-            raise RuntimeError("a stream is used as 'async with client.stream(...) as answer'")
-        try:
-            batch = await anext(aiter(self._stream))
-        except StopAsyncIteration:
-            self._whole = True
-            self._end(self._call, 200)
-            raise
-        except StreamBroken as error:
-            error.received = assemble(self._events).text
-            self._end(self._call, error.http_status)
-            raise
-        events: list[Event] = []
-        for frame in batch:
-            for event in frame.events:
-                events += reply_events(event.reply) if isinstance(event, Complete) else [event]
-        self._events += events
-        return events
-
-    @property
-    def final(self) -> Answer:
-        """The whole answer, once the stream has ended.
-
-        Raises:
-            RuntimeError: It has not.
-        """
-        if not self._whole or self._call is None:
-            raise RuntimeError("the answer is not whole yet: read the stream to its end first")
-        return Answer(assemble(self._events), self._call)
 
 
 class AsyncClient:
@@ -304,38 +118,54 @@ class AsyncClient:
 
     async def chat(
         self,
-        model: Levels,
-        prompt: Prompt,
+        model: Levels | Filled,
+        prompt: Prompt | Filled | None = None,
         *,
+        output: type[T] | Mapping[str, Any] | None = None,
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
         stop: Sequence[str] = (),
         seed: int | None = None,
-        tools: Sequence[Tool] = (),
+        tools: Sequence[Tool | Callable[..., object]] = (),
+        max_rounds: int = 8,
+        approve: Approve | None = None,
+        tool_timeout: float = 60.0,
         tool_choice: ToolChoice | None = None,
         response_format: ResponseFormat | None = None,
         reasoning: Reasoning | None = None,
         timeout: float | None = None,
         user: str | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> Answer[T]:
         """Ask and wait for the whole answer.
 
         Args:
-            model: A route, `provider/model`, or a cascade: a list of them, each alone or with its attempts.
-            prompt: Text, parts (text, paths, bytes), or messages.
-            timeout: Seconds over all attempts and waits.
+            model: A route, `provider/model`, or a cascade: a list of them, each alone or with its attempts; or a filled prompt that
+                names its own.
+            prompt: Text, parts (text, paths, bytes), or messages; or a filled prompt.
+            output: What the answer must be: a pydantic model, a dataclass, a TypedDict, a msgspec struct, a builtin type such as
+                `list[City]`, or a JSON Schema. The answer's `value` is one, valid. See docs/structured-output.md.
+            tools: What the model may call. Plain functions are run and their results sent back until the model answers, see
+                docs/tools.md; a `Tool` is only told of, and its calls are on the answer.
+            max_rounds: The most requests of such a loop, 1 or more. All share one deadline and one `max_cost_usd`.
+            approve: Asked before each function is run, with the call; False tells the model that it was not approved.
+            tool_timeout: Seconds that one function may take.
+            timeout: Seconds over all attempts, waits and functions.
             user, tags: For the ledger.
 
         Raises:
             AllTargetsFailed: Every level is spent.
+            InvalidOutput: The last level's answer was no `output`; it has the raw text.
+            ToolLoopStopped: The model goes on calling functions, or calls the same three times.
             ProviderError: A final error that no other level would cure (bad request, content filter).
             RequestError: The request itself is at fault.
         """
-        chat = await self._chat(
+        asked = await self._asked(
+            model,
             prompt,
+            output,
             system,
             max_tokens,
             temperature,
@@ -346,17 +176,20 @@ class AsyncClient:
             tool_choice,
             response_format,
             reasoning,
+            timeout,
+            user,
+            tags,
         )
-        stream, call = await self._ask(model, chat, timeout=timeout, user=user, tags=tags, stream=False)
-        reply = await collect(stream)
-        self._end(call, 200)
-        return Answer(reply, call)
+        if asked.functions:
+            return await self._rounds(asked, max_rounds, approve, tool_timeout)
+        return await self._answered(asked, asked.chat)
 
     def stream(
         self,
-        model: Levels,
-        prompt: Prompt,
+        model: Levels | Filled,
+        prompt: Prompt | Filled | None = None,
         *,
+        output: type[T] | Mapping[str, Any] | None = None,
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
@@ -370,12 +203,15 @@ class AsyncClient:
         timeout: float | None = None,
         user: str | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> AnswerStream:
-        """As `chat`, answered as it comes; the errors of `chat` are raised on entering."""
+    ) -> AnswerStream[T]:
+        """As `chat`, answered as it comes; the errors of `chat` are raised on entering. With `output=` the text comes when it is
+        valid, and so do its errors; `partials` has what grows before."""
 
-        async def open_stream() -> tuple[Stream, Call]:
-            chat = await self._chat(
+        async def open_stream(watch: Callable[[str | None], None]) -> Opened:
+            asked = await self._asked(
+                model,
                 prompt,
+                output,
                 system,
                 max_tokens,
                 temperature,
@@ -386,10 +222,17 @@ class AsyncClient:
                 tool_choice,
                 response_format,
                 reasoning,
+                timeout,
+                user,
+                tags,
             )
-            return await self._ask(model, chat, timeout=timeout, user=user, tags=tags, stream=True)
+            stream, call = await self._ask(asked, asked.chat, stream=True, watch=watch)
+            return Opened(stream, call)
 
-        return AnswerStream(open_stream, self._end)
+        def shape() -> Shape[T] | None:
+            return _shape(model, prompt, output)
+
+        return AnswerStream(open_stream, self._end, shape)
 
     async def models(self) -> list[ModelInfo]:
         """The names that can be asked: own ones, routes, and the catalogue's models of providers whose key is there."""
@@ -409,7 +252,7 @@ class AsyncClient:
         self, model: Levels, prompt: Prompt, *, system: str | None = None, max_tokens: int | None = None
     ) -> Estimated:
         """What `chat` with the same arguments would take, without sending anything."""
-        chat = await self._chat(prompt, system, max_tokens, None, None, (), None, (), None, None, None)
+        chat = Chat(model="", messages=await _messages(prompt, system), max_tokens=max_tokens)
         target = self._route(model).cascade[0]
         info = self.engine.catalog.model(target.provider, target.model)
         estimate = estimate_chat(chat)
@@ -424,35 +267,54 @@ class AsyncClient:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    async def _chat(
+    async def _asked(
         self,
-        prompt: Prompt,
+        model: Levels | Filled,
+        prompt: Prompt | Filled | None,
+        output: type[T] | Mapping[str, Any] | None,
         system: str | None,
         max_tokens: int | None,
         temperature: float | None,
         top_p: float | None,
         stop: Sequence[str],
         seed: int | None,
-        tools: Sequence[Tool],
+        tools: Sequence[Tool | Callable[..., object]],
         tool_choice: ToolChoice | None,
         response_format: ResponseFormat | None,
         reasoning: Reasoning | None,
-    ) -> Chat:
-        reads_files = not isinstance(prompt, str) and any(isinstance(part, Path) for part in prompt)
-        make = functools.partial(as_messages, prompt, system)
-        return Chat(
+        timeout: float | None,
+        user: str | None,
+        tags: Mapping[str, str] | None,
+    ) -> _Asked[T]:
+        levels, text, filled = _told(model, prompt)
+        shape: Shape[T] | None = _shape(model, prompt, output)
+        if shape is not None:
+            if response_format is not None:
+                raise InvalidRequest("give output= or response_format=, not both", param="output")
+            response_format = ResponseFormat(
+                kind="json_schema", name=shape.name, schema=msgspec.Raw(msgspec.json.encode(shape.asked))
+            )
+        given = [tool if isinstance(tool, Tool) else function_tool(tool) for tool in tools]
+        functions = {tool.name: tool for tool in given if isinstance(tool, FunctionTool)}
+        told = tuple(tool.tool if isinstance(tool, FunctionTool) else tool for tool in given)
+        tagged = dict(tags or {})
+        if filled is not None:
+            tagged["prompt"] = filled.version
+        config = {} if filled is None else _config(filled)
+        chat = Chat(
             model="",
-            messages=await asyncio.to_thread(make) if reads_files else make(),
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            stop=tuple(stop),
-            seed=seed,
-            tools=tuple(tools),
+            messages=await _messages(text, system),
+            max_tokens=max_tokens if max_tokens is not None else config.get("max_tokens"),
+            temperature=temperature if temperature is not None else config.get("temperature"),
+            top_p=top_p if top_p is not None else config.get("top_p"),
+            stop=tuple(stop) or tuple(config.get("stop", ())),
+            seed=seed if seed is not None else config.get("seed"),
+            tools=told,
             tool_choice=tool_choice,
             response_format=response_format,
             reasoning=reasoning,
         )
+        return _Asked(self._route(levels), chat, shape, functions, timeout, user, tagged)
 
     def _route(self, model: Levels) -> Route:
         own = self._models.get(model) if isinstance(model, str) else None
@@ -460,18 +322,18 @@ class AsyncClient:
 
     async def _ask(
         self,
-        model: Levels,
+        asked: _Asked[Any],
         chat: Chat,
         *,
-        timeout: float | None,
-        user: str | None,
-        tags: Mapping[str, str] | None,
         stream: bool,
+        watch: Callable[[str | None], None] | None = None,
+        deadline: float = float("inf"),
+        spent: int = 0,
+        tags: Mapping[str, str] | None = None,
     ) -> tuple[Stream, Call]:
-        engine = self.engine
-        route = self._route(model)
+        engine, route = self.engine, asked.route
         call = engine.new_call(model=route.name, stream=stream)
-        call.route, call.user, call.tags = route.name, user, dict(tags or {})
+        call.route, call.user, call.tags = route.name, asked.user, {**asked.tags, **(tags or {})}
         request = Request(
             body=Body(chat=chat),
             route=route,
@@ -479,7 +341,11 @@ class AsyncClient:
             stream=stream,
             wants_usage=True,
             max_tokens=route.output_limit(chat.max_tokens),
-            timeout_s=timeout,
+            max_cost=None if route.max_cost is None or not spent else max(0, route.max_cost - spent),
+            timeout_s=asked.timeout,
+            deadline=deadline,
+            output=asked.shape,
+            watch=None if asked.shape is None else watch,
         )
         try:
             return await engine.handle(request), call
@@ -490,14 +356,146 @@ class AsyncClient:
             self._end(call, 499)
             raise
 
+    async def _answered(
+        self,
+        asked: _Asked[T],
+        chat: Chat,
+        *,
+        deadline: float = float("inf"),
+        spent: int = 0,
+        tags: Mapping[str, str] | None = None,
+    ) -> Answer[T]:
+        stream, call = await self._ask(asked, chat, stream=False, deadline=deadline, spent=spent, tags=tags)
+        reply = await collect(stream)
+        self._end(call, 200)
+        if asked.shape is None or (reply.tool_calls and asked.chat.tools):
+            return Answer(reply, call)
+        return Answer(reply, call, read_value(reply, asked.shape, call))
+
+    async def _rounds(
+        self, asked: _Asked[T], max_rounds: int, approve: Approve | None, tool_timeout: float
+    ) -> Answer[T]:
+        """Ask, run what the model calls, and ask again, until it answers. One deadline, one cap and one tag over all rounds."""
+        if max_rounds < 1:
+            raise InvalidRequest(f"max_rounds must be 1 or more, not {max_rounds!r}", param="max_rounds")
+        clock = self.engine.clock
+        limit = (
+            asked.route.deadline_s if asked.timeout is None else min(asked.timeout, asked.route.deadline_s)
+        )
+        deadline = clock.now() + limit
+        chat, repeats = asked.chat, Repeats()
+        rounds: list[Answer[T]] = []
+        runs: list[ToolRun] = []
+        spent = 0
+        tags: dict[str, str] = {}
+        while True:
+            answer = await self._answered(asked, chat, deadline=deadline, spent=spent, tags=tags)
+            calls = answer.tool_calls
+            told_only = {tool.name for tool in asked.chat.tools} - asked.functions.keys()
+            if not calls or any(call.name in told_only for call in calls):
+                return replace(answer, rounds=tuple(rounds), tool_runs=tuple(runs))
+            rounds.append(answer)
+            tags = {"loop": rounds[0].id}
+            try:
+                repeats.count(calls)
+                if len(rounds) >= max_rounds:
+                    raise ToolLoopStopped(
+                        f"the model still calls functions after {max_rounds} rounds: "
+                        f"{', '.join(call.name for call in calls)}",
+                        reason="max_rounds",
+                    )
+            except ToolLoopStopped as stopped:
+                stopped.answers, stopped.runs = tuple(rounds), tuple(runs)
+                raise
+            results, ran = await run_calls(
+                calls,
+                asked.functions,
+                approve=approve,
+                timeout_s=tool_timeout,
+                deadline=deadline,
+                clock=clock,
+            )
+            runs += ran
+            spent += answer.call.cost or 0
+            said = Message(role="assistant", content=answer.content)
+            chat = msgspec.structs.replace(chat, messages=(*chat.messages, said, results))
+
     def _end(self, call: Call, status: int) -> None:
         call.end(status, self.engine.clock.now())
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked(Generic[T]):
+    """What one call of the client asks for, whatever it was given as."""
+
+    route: Route
+    chat: Chat
+    shape: Shape[T] | None
+    functions: Mapping[str, FunctionTool]
+    timeout: float | None
+    user: str | None
+    tags: Mapping[str, str]
+
+
+def _told(model: Levels | Filled, prompt: Prompt | Filled | None) -> tuple[Levels, Prompt, Filled | None]:
+    """Model, words, and the filled prompt among the arguments."""
+    filled = model if isinstance(model, Filled) else prompt if isinstance(prompt, Filled) else None
+    if isinstance(model, Filled):
+        if prompt is not None:
+            raise InvalidRequest(
+                "a filled prompt has the words already: give a model and the prompt, or only the prompt"
+            )
+        if model.model is None:
+            raise InvalidRequest("the prompt names no model: give one as the first argument")
+        return model.model, model.messages, filled
+    if prompt is None:
+        raise InvalidRequest("there is no prompt: give text, parts or messages", param="prompt")
+    return model, prompt.messages if isinstance(prompt, Filled) else prompt, filled
+
+
+def _shape(
+    model: Levels | Filled, prompt: Prompt | Filled | None, output: type[T] | Mapping[str, Any] | None
+) -> Shape[T] | None:
+    if output is not None:
+        return shape_of(output)
+    filled = model if isinstance(model, Filled) else prompt
+    if isinstance(filled, Filled) and filled.output is not None:
+        return shape_of(filled.output)
+    return None
+
+
+_CONFIG: Mapping[str, tuple[str, ...]] = {
+    "max_tokens": ("max_tokens", "maxOutputTokens", "max_output_tokens"),
+    "temperature": ("temperature",),
+    "top_p": ("top_p", "topP"),
+    "stop": ("stop", "stopSequences", "stop_sequences"),
+    "seed": ("seed",),
+}
+"""Our names for what a prompt file may set, each with the names that dotprompt's and the providers' own files use."""
+
+
+def _config(filled: Filled) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    known = {name: ours for ours, names in _CONFIG.items() for name in names}
+    for name, value in filled.config.items():
+        if name not in known:
+            raise InvalidRequest(
+                f"the prompt {filled.version} sets {name!r}; there is: {', '.join(sorted(known))}"
+            )
+        found[known[name]] = value
+    return found
+
+
+async def _messages(prompt: Prompt, system: str | None) -> tuple[Message, ...]:
+    reads_files = not isinstance(prompt, str) and any(isinstance(part, Path) for part in prompt)
+    make = functools.partial(as_messages, prompt, system)
+    return await asyncio.to_thread(make) if reads_files else make()
 
 
 # --- the synchronous face ---------------------------------------------------------------------------------------------
 
 
-class _Portal:
+class Portal:
     """An event loop on a thread of its own, for callers that have none."""
 
     def __init__(self) -> None:
@@ -533,19 +531,19 @@ def _sync(
 
 
 def _sync_stream(
-    method: Callable[Concatenate[AsyncClient, P], AnswerStream],
-) -> Callable[Concatenate[Client, P], SyncAnswerStream]:
+    method: Callable[Concatenate[AsyncClient, P], AnswerStream[T]],
+) -> Callable[Concatenate[Client, P], SyncAnswerStream[T]]:
     @functools.wraps(method)
-    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> SyncAnswerStream:
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> SyncAnswerStream[T]:
         return SyncAnswerStream(method(self.client, *args, **kwargs), self.portal)
 
     return call
 
 
-class SyncAnswerStream:
+class SyncAnswerStream(Generic[T]):
     """`AnswerStream` for ``with`` and ``for``."""
 
-    def __init__(self, stream: AnswerStream, portal: _Portal) -> None:
+    def __init__(self, stream: AnswerStream[T], portal: Portal) -> None:
         self._stream = stream
         self._portal = portal
 
@@ -578,8 +576,21 @@ class SyncAnswerStream:
         while (event := self._portal.run(step())) is not None:
             yield event
 
+    def partials(self) -> Iterator[Any]:
+        """See `AnswerStream.partials`."""
+        values = self._stream.partials()
+
+        async def step() -> tuple[Any] | None:
+            try:
+                return (await anext(values),)
+            except StopAsyncIteration:
+                return None
+
+        while (value := self._portal.run(step())) is not None:
+            yield value[0]
+
     @property
-    def final(self) -> Answer:
+    def final(self) -> Answer[T]:
         """See `AnswerStream.final`."""
         return self._stream.final
 
@@ -594,16 +605,16 @@ class Client:
         self, settings: Settings | None = None, *, models: Mapping[str, Levels] | None = None
     ) -> None:
         self.client = AsyncClient(settings, models=models)
-        self._portal: _Portal | None = None
+        self._portal: Portal | None = None
         self._first = threading.Lock()
 
     @property
-    def portal(self) -> _Portal:
+    def portal(self) -> Portal:
         """The thread with its loop, started at first use."""
         if self._portal is None:
             with self._first:  # several threads may be the first
                 if self._portal is None:
-                    self._portal = _Portal()
+                    self._portal = Portal()
         return self._portal
 
     chat = _sync(AsyncClient.chat)

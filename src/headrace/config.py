@@ -1029,6 +1029,7 @@ def _routes(
             max_wait_s=table.duration("max_wait", usual.max_wait_s, zero=True),
             max_output_tokens=limit or None,
             on_refusal=table.choice("on_refusal", ("stop", "next")) or usual.on_refusal,
+            repair=table.boolean("repair") or False,
             breaker=table.boolean("breaker") is not False,
             mid_stream=table.choice("mid_stream", ("error", "hold", "restart")) or usual.mid_stream,
             hold_tokens=table.integer("hold_tokens", usual.hold_tokens, 1, 100_000),

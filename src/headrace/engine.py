@@ -27,10 +27,12 @@ from headrace.layers.deadline import Deadline
 from headrace.layers.hold import Hold
 from headrace.layers.identity import identity
 from headrace.layers.ledger import Ledger
+from headrace.layers.output import Output
 from headrace.layers.restart import RestartStreams
 from headrace.layers.retry import Retry
 from headrace.layers.timeout import Timeout
 from headrace.layers.trace import Trace
+from headrace.output import Means
 from headrace.prices import Catalog, Model
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
 from headrace.providers.upstream import Endpoint, Upstream
@@ -78,6 +80,10 @@ LAYERS: tuple[LayerNote, ...] = (
     ),
     LayerNote(
         "cascade", "the next target; needs to see what retry gave up on; skips targets that lack a feature"
+    ),
+    LayerNote(
+        "output",
+        "holds an answer until it has its form; below the cascade, which goes on when it never has, above what its re-ask needs",
     ),
     LayerNote(
         "context", "packs for the window of this target; below the cascade, which goes on where it cannot"
@@ -148,6 +154,7 @@ class Engine:
             ),
             "restart": RestartStreams(self.clock),
             "cascade": Cascade(self.clock, self._lacks, self._translated, self.store.record_attempt),
+            "output": Output(self.clock, self._means),
             "context": Context(self._limits, self._libraries()),
             "retry": Retry(self.clock, random),
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
@@ -332,6 +339,15 @@ class Engine:
             for name, route in self.settings.routes.items()
             if route.context is not None and route.context.document_paths
         }
+
+    def _means(self, target: Target) -> Means:
+        model = self.catalog.model(target.provider, target.model)
+        return Means(
+            dialect=self.upstream(target.provider).dialect.name,
+            json_schema=None if model is None else model.json_schema,
+            tools=None if model is None else model.tools,
+            local=target.provider == "local",
+        )
 
     def _lacks(self, target: Target, request: Request) -> str | None:
         lacks = self.upstream(target.provider).lacks

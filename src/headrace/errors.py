@@ -37,8 +37,10 @@ The class says whose fault it was; `disposition` says what to do::
     │       ├── NeverFits       more than this account may ever ask for at once
     │       ├── ContentFiltered
     │       ├── ModelRefused
+    │       ├── InvalidOutput   asked twice, the model did not give what was asked for
     │       └── ProviderRejected
     ├── StreamBroken            after the first content: the answer is not whole
+    ├── ToolLoopStopped         the model goes on calling functions, or goes in circles
     └── AllTargetsFailed        every level is spent; lists every attempt
 
 Bodies and headers of providers are kept on the error, cut to `BODY_KEPT` bytes; neither `str` nor `repr` shows headers, and
@@ -71,6 +73,7 @@ __all__ = [
     "Disposition",
     "Forbidden",
     "HeadraceError",
+    "InvalidOutput",
     "InvalidRequest",
     "Malformed",
     "ModelFailed",
@@ -91,6 +94,7 @@ __all__ = [
     "ShuttingDown",
     "StoreError",
     "StreamBroken",
+    "ToolLoopStopped",
     "Transient",
     "Unauthorized",
     "UnknownModel",
@@ -428,6 +432,32 @@ class ModelRefused(Permanent):
     kind = "refusal"
 
 
+class InvalidOutput(Permanent):
+    """The model did not give the form that was asked for, nor when it was told what was wrong.
+
+    Attributes:
+        received: Its last answer, raw.
+        problem: The validator's message.
+    """
+
+    status = 502
+    kind = "invalid_output"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        target: str = "",
+        retry_after_s: float | None = None,
+        should_retry: bool | None = None,
+        received: str = "",
+        problem: str = "",
+    ) -> None:
+        super().__init__(message, target=target, retry_after_s=retry_after_s, should_retry=should_retry)
+        self.received = received
+        self.problem = problem
+
+
 class ProviderRejected(Permanent):
     """The provider calls the request invalid."""
 
@@ -448,6 +478,24 @@ class StreamBroken(HeadraceError):
         self.target = target
         self.received = received
         self.cause = cause
+
+
+class ToolLoopStopped(HeadraceError):
+    """A loop of tool calls that would not end.
+
+    Attributes:
+        reason: `repeated` (one call with the same arguments for the third time) or `max_rounds`.
+        answers: The answers so far; `runs` what was run for them.
+    """
+
+    status = 502
+    kind = "tool_loop_stopped"
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.answers: tuple[object, ...] = ()
+        self.runs: tuple[object, ...] = ()
 
 
 class AllTargetsFailed(HeadraceError):

@@ -234,7 +234,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A named cascade with its rules; all durations in seconds.
 
     `deadline_s` spans attempts, sleeps and everything else. A wait above `max_wait_s` goes to the next level at once; only
-    the last level waits longer. `on_refusal`: `stop` or `next`; `breaker`: whether circuits are heeded and counted in. `max_cost` bounds one request, `budgets` all of the route's in
+    the last level waits longer. `repair`: answers with a JSON Schema are held until they are valid. `on_refusal`: `stop` or `next`; `breaker`: whether circuits are heeded and counted in. `max_cost` bounds one request, `budgets` all of the route's in
     their windows; with `downgrade` an attempt that does not fit goes on to the next target. `context`
     None: conversations are sent as they are. `mid_stream`: what becomes of an answer that breaks off: `error`, `hold` (the first
     `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`.
@@ -264,6 +264,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     budgets: tuple[Budget, ...] = ()
     max_cost: Nanodollars | None = None
     downgrade: bool = False
+    repair: bool = False
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,7 +273,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `headers` are those of the caller that a provider of the same dialect is to see (`anthropic-beta`, ...). `deadline` and
     `commit_by` (when a level that is not the last must have begun to answer) are times on the clock's monotonic scale, `timeout_s` what the caller asked for. `max_tokens` is an output
     limit that Headrace itself imposes, None for none. `cache_control` is the caller's `Cache-Control`. `allowed_routes` empty means all. `budgets` are those of the caller's key,
-    `max_cost` is what the caller lets this request cost at most, `account` what the budget layer opened. `target` and `attempt` are set by the cascade and the retry layer.
+    `max_cost` is what the caller lets this request cost at most, `account` what the budget layer opened. `output` is the form that the answer is held to (a `headrace.output.Shape`); `watch` hears its pieces before it is
+    judged, and None when it begins anew. `purpose` is why this attempt is made, empty for the call's own reason. `target` and `attempt` are set by the cascade and the retry layer.
     """
 
     body: Body
@@ -290,6 +292,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     budgets: tuple[Budget, ...] = ()
     max_cost: Nanodollars | None = None
     account: object | None = None
+    output: object | None = None
+    watch: Callable[[str | None], None] | None = None
+    purpose: str = ""
     last_level: bool = True
     target: Target | None = None
     attempt: Attempt | None = None

@@ -14,6 +14,7 @@ from headrace.cli.console import Console, error_members
 from headrace.cli.conversation import ask, chat
 from headrace.cli.diagnosis import doctor
 from headrace.cli.models import models
+from headrace.cli.prompts import prompts
 from headrace.cli.server import serve
 from headrace.errors import ConfigError, HeadraceError, RequestError, StoreError
 
@@ -33,6 +34,8 @@ _EXTRAS = {
     "uvicorn": "server",
     "uvloop": "server",
     "xllamacpp": "local",
+    "jinja2": "prompts",
+    "yaml": "prompts",
 }
 
 
@@ -55,7 +58,7 @@ def headrace() -> None:
     """
 
 
-for _verb in (serve, ask, chat, models, check, stack, doctor):
+for _verb in (serve, ask, chat, models, prompts, check, stack, doctor):
     headrace.add_command(_verb)
 
 

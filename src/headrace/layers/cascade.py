@@ -17,6 +17,8 @@ from headrace.clock import Clock
 from headrace.errors import (
     AllTargetsFailed,
     BudgetExceeded,
+    HeadraceError,
+    InvalidOutput,
     ProviderError,
     ProviderRateLimited,
     Unsupported,
@@ -142,9 +144,11 @@ class Cascade:
         attempt.end("skipped", now)
         self.record(call, attempt)
 
-    def _spent(self, request: Request) -> AllTargetsFailed:
+    def _spent(self, request: Request) -> HeadraceError:
         attempts = request.call.attempts
         errors = [attempt.error for attempt in attempts if attempt.error is not None]
+        if errors and isinstance(errors[-1], InvalidOutput):
+            return errors[-1]  # it has what the caller needs: the raw text
         waits = [error.retry_after_s for error in errors if error.retry_after_s is not None]
         passed = self.clock.now() >= request.deadline
         return AllTargetsFailed(

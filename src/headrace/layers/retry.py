@@ -160,6 +160,7 @@ class Retry:
                 started_at=now,
                 started_wall=clock.wall(),
                 waited_s=waited,
+                purpose=request.purpose,
             )
             call.attempts.append(attempt)
             try:

@@ -149,7 +149,7 @@ def attempt_row(call: Call, attempt: Attempt) -> AttemptRow:
         target.provider,
         target.model,
         attempt.model,
-        call.purpose,
+        attempt.purpose or call.purpose,
         attempt.outcome,
         attempt.error_kind,
         attempt.http,

@@ -6,6 +6,7 @@ See `docs/testing.md`.
 from __future__ import annotations
 
 from headrace.testing.answers import Answer
+from headrace.testing.cassette import Cassette, NotRecorded, NotReplayed
 from headrace.testing.clock import ManualClock, Stuck, run, until
 from headrace.testing.faults import (
     BadChunk,
@@ -41,6 +42,7 @@ from headrace.testing.provider import (
     FakeProvider,
     Outcome,
 )
+from headrace.testing.simulated import Fake, FakeAsyncClient, FakeClient, Unanswered, fake
 from headrace.testing.wire import (
     Received,
     Wire,
@@ -51,12 +53,16 @@ __all__ = [
     "Answer",
     "BadChunk",
     "BadKey",
+    "Cassette",
     "CleanCut",
     "CutJson",
     "CutStream",
     "Empty",
     "ErrorEvent",
     "ErrorIn200",
+    "Fake",
+    "FakeAsyncClient",
+    "FakeClient",
     "FakeProvider",
     "Fault",
     "Filtered",
@@ -66,6 +72,8 @@ __all__ = [
     "HugeHeader",
     "ManualClock",
     "NoSuchModel",
+    "NotRecorded",
+    "NotReplayed",
     "Outcome",
     "Overloaded",
     "Play",
@@ -84,10 +92,12 @@ __all__ = [
     "Status",
     "Stuck",
     "TooLong",
+    "Unanswered",
     "Wait",
     "Wire",
     "WrongLength",
     "after",
+    "fake",
     "make_request",
     "run",
     "until",

@@ -18,9 +18,10 @@ import selectors
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from functools import partial
-from typing import Any, TypeVar, TypeVarTuple
+from types import TracebackType
+from typing import Any, Self, TypeVar, TypeVarTuple
 
-__all__ = ["ManualClock", "Stuck", "run", "until"]
+__all__ = ["ManualClock", "Stuck", "VirtualRunner", "run", "running_clock", "until"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -174,21 +175,55 @@ def run(main: Coroutine[Any, Any, T], clock: ManualClock, *, limit_s: float = 86
         Stuck: Every task waits for something that no timer will bring, or `limit_s` is over.
     """
 
-    async def watched() -> T:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, _VirtualLoop)
-        loop.main = asyncio.current_task()
-        try:
-            return await main
-        except asyncio.CancelledError:
-            if loop.stuck is not None:
-                raise Stuck(loop.stuck) from None
-            raise
-        finally:
-            loop.main = None
+    with VirtualRunner(clock, limit_s=limit_s) as runner:
+        return runner.run(main)
 
-    with asyncio.Runner(loop_factory=lambda: _VirtualLoop(clock, clock.now() + limit_s)) as runner:
-        return runner.run(watched())
+
+class VirtualRunner:
+    """`asyncio.Runner` in virtual time: several coroutines, one after the other, on one loop; tasks in between stand still.
+
+    Args:
+        clock, limit_s: As for `run`; the limit is for all of them together.
+    """
+
+    def __init__(self, clock: ManualClock, *, limit_s: float = 86_400.0) -> None:
+        self._runner = asyncio.Runner(loop_factory=lambda: _VirtualLoop(clock, clock.now() + limit_s))
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run `main` to its end and return what it returns. Raises as `run` does."""
+
+        async def watched() -> T:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, _VirtualLoop)
+            loop.main = asyncio.current_task()
+            try:
+                return await main
+            except asyncio.CancelledError:
+                if loop.stuck is not None:
+                    raise Stuck(loop.stuck) from None
+                raise
+            finally:
+                loop.main = None
+
+        return self._runner.run(watched())
+
+    def close(self) -> None:
+        """Cancel what is left and close the loop; idempotent."""
+        self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def running_clock() -> ManualClock | None:
+    """The clock of the running loop, if its time is virtual."""
+    loop = asyncio.get_running_loop()
+    return loop.manual if isinstance(loop, _VirtualLoop) else None
 
 
 async def until(condition: Callable[[], object], *, timeout_s: float = 5.0) -> None:
@@ -225,7 +260,7 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose time is a `ManualClock`'s."""
 
     def __init__(self, clock: ManualClock, limit: float) -> None:
-        self._manual = clock
+        self.manual = clock
         self._limit = limit
         self._jobs = 0
         self._idlers: list[asyncio.Future[None]] = []
@@ -236,7 +271,7 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
         self._own_files = len(self._idle_selector.get_map())
 
     def time(self) -> float:
-        return self._manual.now()
+        return self.manual.now()
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
@@ -273,12 +308,12 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
             for future in idlers:
                 _wake(future)
             return True
-        now = self._manual.now()
-        due = self._manual.next_timer
+        now = self.manual.now()
+        due = self.manual.next_timer
         ours = math.inf if due is None else due
         when = min(ours, math.inf if timeout is None else now + timeout)
         if when <= self._limit:
-            self.call_soon(self._manual.advance_to, when)
+            self.call_soon(self.manual.advance_to, when)
             return True
         if math.isinf(when) and len(self._idle_selector.get_map()) > self._own_files:
             return False

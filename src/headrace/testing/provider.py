@@ -65,6 +65,7 @@ class FakeProvider:
         requests: What was received, in order.
         connections: How many connections were accepted.
         default: The outcome when nothing else is set; at first an echo of the last user text.
+        in_faults: What is being said when a fault strikes that has no answer of its own, where `default` is none.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class FakeProvider:
         self.requests: list[Received] = []
         self.connections = 0
         self.default: Outcome = echo
+        self.in_faults: Callable[[Received], Answer] = echo
         self.clock: Clock = SystemClock() if clock is None else clock
         self._models = None if models is None else list(models)
         self._api_key = api_key
@@ -281,6 +283,22 @@ class FakeProvider:
         if self._failed and exc is None:
             raise self._failed[0]
 
+    # --- in memory
+
+    @property
+    def reachable(self) -> bool:
+        """Whether `accept` is answered; False while it is stopping."""
+        return not self._stopping
+
+    @property
+    def errors(self) -> list[BaseException]:
+        """What outcomes of the caller's own raised."""
+        return self._errors
+
+    def accept(self) -> asyncio.Protocol:
+        """A connection that does not come over the port: the protocol of its provider's end."""
+        return self._connect()
+
     # --- one request
 
     def _connect(self) -> Connection:
@@ -396,7 +414,7 @@ class FakeProvider:
         """What is being said when a fault strikes that has no answer of its own."""
         if isinstance(self.default, Answer):
             return self.default
-        return echo(request)
+        return self.in_faults(request)
 
     def _unauthorized(self, request: Received, voice: Voice) -> Trouble | None:
         if self._api_key is None:
