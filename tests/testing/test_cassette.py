@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,14 @@ def test_tape(headrace_replay):
 """
 
 
+PLUGIN = (
+    ()
+    if any(entry.value == "headrace.testing.pytest_plugin" for entry in entry_points(group="pytest11"))
+    else ("-p", "headrace.testing.pytest_plugin")
+)
+"""Named only where the installation does not bring it."""
+
+
 def run_pytest(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """pytest with the plugin in a folder of its own."""
     command = [
@@ -133,8 +142,7 @@ def run_pytest(folder: Path, *arguments: str, **environ: str) -> subprocess.Comp
         "-m",
         "pytest",
         "-q",
-        "-p",
-        "headrace.testing.pytest_plugin",
+        *PLUGIN,
         "-p",
         "no:cacheprovider",
     ]

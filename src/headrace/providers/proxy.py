@@ -233,3 +233,4 @@ class Tunnel(asyncio.Protocol):
                 self._answer.set_result(None)
             else:
                 self._answer.set_exception(TunnelRefused(refusal))
+                self._answer.exception()  # looked at: whoever waited may have been cancelled, and then nobody else will
