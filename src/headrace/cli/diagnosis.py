@@ -78,7 +78,7 @@ def examine(path: Path | None) -> Iterator[Finding]:
     settings = config.load(path)
     yield Finding("settings", "ok", str(settings.source or "no file; the environment alone"))
     yield from _keys(settings)
-    yield _store(settings.store.path)
+    yield _store(settings.store)
     yield from _circuits(settings.store.path or settings.store.usual)
     yield _port(settings.gateway.host, settings.gateway.port)
     yield _proxies(settings)
@@ -127,15 +127,17 @@ def _keys(settings: Settings) -> Iterator[Finding]:
         else:
             docs = f"; keys: {known[provider.name].docs}" if provider.name in known else ""
             fix = f"export {provider.key_variable}=...{docs}" if provider.key_variable else "set api_key"
-            yield Finding(what, "warn", "no key: it is skipped by cascades", fix)
+            yield Finding(what, "warn", "no key: its attempts will be refused", fix)
     if not settings.providers:
         fix = "export OPENAI_API_KEY=... or ANTHROPIC_API_KEY=..."
         yield Finding("providers", "warn", "no key found: only the embedded model answers", fix)
 
 
-def _store(path: Path | None) -> Finding:
+def _store(store: config.StoreSettings) -> Finding:
+    path = store.path
     if path is None:
-        return Finding("store", "ok", "in memory: nothing is kept beyond the process")
+        gateway = "nothing either" if store.usual is None else str(store.usual)
+        return Finding("store", "ok", f"not named: the library keeps nothing, the gateway {gateway}")
     folder = path.parent
     if not folder.is_dir():
         return Finding("store", "fail", f"{folder} is no folder", f"mkdir -p {folder}")

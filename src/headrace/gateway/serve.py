@@ -296,7 +296,7 @@ def _announce(settings: Settings, sock: socket.socket, key: str | None, out: Tex
     secret = key or "$HEADRACE_KEY"
     lines += [
         "",
-        f"curl {base}/v1/chat/completions -H 'authorization: Bearer {secret}' -H 'content-type: application/json' \\",
+        f'curl {base}/v1/chat/completions -H "authorization: Bearer {secret}" -H "content-type: application/json" \\',
         f"""  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'""",
         f'OpenAI(base_url="{base}/v1", api_key="{secret}")',
         f'Anthropic(base_url="{base}", api_key="{secret}")',

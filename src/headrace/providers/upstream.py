@@ -34,6 +34,7 @@ from headrace.types import (
     Finish,
     Frame,
     Headers,
+    Refusal,
     Reply,
     Start,
     UsageReport,
@@ -182,10 +183,8 @@ class Upstream:
         attempt.model = reply.model or None
         attempt.usage = reply.usage
         attempt.finish = reply.finish
-        if request.route.on_refusal == "next" and reply.finish in ("refusal", "content_filter"):
-            raise ModelRefused(
-                f"the model ended with {reply.finish_raw!r}", http=response.status, dialect=self.dialect.name
-            )
+        if request.route.on_refusal == "next" and _refused(reply):
+            raise ModelRefused("the model refused", http=response.status, dialect=self.dialect.name)
         await response.aclose()
         now = self._clock.now()
         attempt.first_content_s = now - attempt.started_at
@@ -383,6 +382,13 @@ async def _gathered(stream: Stream) -> Reply:
 
 def _has_content(batch: Batch) -> bool:
     return any(is_content(event) for frame in batch for event in frame.events)
+
+
+def _refused(reply: Reply) -> bool:
+    """OpenAI's models refuse in a member of their own, with an ordinary finish; the others by their finish."""
+    return reply.finish in ("refusal", "content_filter") or any(
+        isinstance(block, Refusal) for block in reply.content
+    )
 
 
 def _refuses(batch: Batch) -> bool:

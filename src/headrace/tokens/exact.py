@@ -1,4 +1,4 @@
-"""Exact counts for OpenAI's encodings, offline: the vocabularies are inside the `tokens` extra."""
+"""Exact counts for OpenAI's encodings, offline: the vocabularies are inside the `tokenizers` extra."""
 
 from __future__ import annotations
 
