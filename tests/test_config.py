@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace import config
-from headrace.config import Problem, Secret, Settings
+from headrace.config import Problem, Secret, Settings, prices
+from headrace.config.table import Table
 from headrace.errors import ConfigError
 from headrace.prices import Catalog, ModelOverride
 from headrace.types import Budget, Target
@@ -376,7 +377,7 @@ def test_default_routes(folder: Path) -> None:
 
 def test_prices_have_the_catalogue_s_members() -> None:
     """The names that the file knows are those that the catalogue reads; this module may not import them."""
-    names = {f"{kind}_usd_per_mtok" for kind in config.PRICE_KINDS} | {*config.LIMITS, *config.ABILITIES}
+    names = {f"{kind}_usd_per_mtok" for kind in prices.PRICE_KINDS} | {*prices.LIMITS, *prices.ABILITIES}
     assert names == set(ModelOverride.__struct_fields__)
 
 
@@ -624,13 +625,13 @@ def test_off_loopback_every_key_must_be_strong(folder: Path) -> None:
 def test_the_command_line_is_judged_like_the_file(folder: Path) -> None:
     """Opening the gateway to others from the command line needs the same admin key."""
     found = load(folder, "")
-    assert found.with_gateway(port=0, workers=2).gateway.workers == 2
+    assert config.with_gateway(found, port=0, workers=2).gateway.workers == 2
     with pytest.raises(ConfigError, match="no admin key"):
-        found.with_gateway(host="0.0.0.0")
+        config.with_gateway(found, host="0.0.0.0")
     with pytest.raises(ConfigError, match="65535"):
-        found.with_gateway(port=70000)
+        config.with_gateway(found, port=70000)
     with pytest.raises(ConfigError, match="256"):
-        found.with_gateway(workers=0)
+        config.with_gateway(found, workers=0)
 
 
 CANARY = "Canary0123456789"
@@ -815,15 +816,15 @@ def test_the_documented_example_is_understood(folder: Path) -> None:
 def test_every_key_is_documented(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each key that any table knows stands in the page's section for that table."""
     known: dict[str, set[str]] = {}
-    close = config._Table.close
+    close = Table.close
 
-    def noted(table: config._Table) -> None:
+    def noted(table: Table) -> None:
         if len(table.path) in (1, 2, 3):
             section = "budgets" if "budget" in table.path else str(table.path[0])
             known.setdefault(section, set()).update(table.known)
         close(table)
 
-    monkeypatch.setattr(config._Table, "close", noted)
+    monkeypatch.setattr(Table, "close", noted)
     load(folder, DESIGN, ENVIRON)
     assert set(known) == {
         "providers",

@@ -37,5 +37,5 @@ def serve(
     """
     from headrace.gateway.serve import run  # brings the server, which no other verb needs
 
-    settings = config.load(path).with_gateway(host=host, port=port, workers=workers)
+    settings = config.with_gateway(config.load(path), host=host, port=port, workers=workers)
     context.exit(run(settings, as_json=as_json))
