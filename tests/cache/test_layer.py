@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -11,21 +12,36 @@ from headrace.cache.layer import Cache
 from headrace.cache.shelf import Shelf
 from headrace.call import Call
 from headrace.dialects import by_name
+from headrace.errors import (
+    AllTargetsFailed,
+    BudgetExceeded,
+    DeadlineExceeded,
+    ProviderOverloaded,
+    StreamBroken,
+)
 from headrace.handler import Body, CachePolicy, Handler, Request, Route, collect, stack
 from headrace.layers.cascade import Cascade
 from headrace.layers.deadline import Deadline
 from headrace.layers.ledger import Ledger
 from headrace.layers.retry import Retry
 from headrace.layers.timeout import Timeout
-from headrace.testing import ManualClock, ScriptedHandler, run
+from headrace.testing import Hang, ManualClock, Play, ScriptedHandler, Wait, after, run
 from headrace.types import (
+    BlockStart,
+    Complete,
+    Delta,
+    End,
+    Finish,
+    Frame,
+    Refusal,
     Reply,
+    Start,
     Target,
     Text,
+    Thinking,
+    ToolCall,
     Usage,
 )
-
-OPENAI, ANTHROPIC = by_name("openai-chat"), by_name("anthropic")
 
 
 class House:
@@ -60,7 +76,7 @@ class House:
         **members: Any,
     ) -> Request:
         self.calls += 1
-        pairs = (target.split("/") for target in targets)
+        pairs = [target.split("/") for target in targets]
         cascade = tuple(Target(provider, model) for provider, model in pairs)
         route = Route(name="smart", cascade=cascade, cache=self.policy)
         body = {"model": "smart", "messages": [{"role": "user", "content": text}]} | members
@@ -124,5 +140,362 @@ def test_the_same_words_are_answered_once() -> None:
         assert call.cache == "hit-canonical"
         _, call = await house.ask("What is the annulment?")
         assert call.cache == "miss"
+
+    run(main(), house.clock)
+
+
+# --- what is asked and what is kept ------------------------------------------------------------------------------------
+
+
+def test_a_hit_across_dialects_does_not_happen() -> None:
+    """What one dialect asked is not what another asked, however alike it looks: parameters mean different things."""
+    house = House()
+
+    async def main() -> None:
+        await house.ask(dialect="openai-chat")
+        _, call = await house.ask(dialect="anthropic", max_tokens=64)
+        assert call.cache == "miss"
+
+    run(main(), house.clock)
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"temperature": 0.7}, "temperature"),
+        ({"n": 2}, "more than one answer"),
+        ({"logprobs": True}, "more than text"),
+        ({"messages": [{"role": "user", "content": "Where is my order?"}]}, "personal"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "content beside text",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "tool", "tool_call_id": "1", "content": "4"},
+                    {"role": "user", "content": "a"},
+                ]
+            },
+            "tool turn",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            "last turn is not the user's",
+        ),
+    ],
+)
+def test_what_the_cache_must_not_answer_goes_past_it(members: dict[str, Any], why: str) -> None:
+    """The reason is said, nothing is looked up and nothing is kept."""
+    house = House()
+
+    async def main() -> None:
+        for _ in range(2):
+            _, call = await house.ask(**members)
+            assert call.cache == "bypass"
+            assert call.cached is not None
+            assert call.cached.why == why
+        assert len(house.provider.requests) == 2
+        assert len(house.cache.shelf) == 0
+
+    run(main(), house.clock)
+
+
+def test_cache_control_is_obeyed() -> None:
+    """`no-store` neither looks nor keeps; `no-cache` does not look, but keeps the fresh answer."""
+    house = House()
+
+    async def main() -> None:
+        house.provider.script("old", "unseen", "new")
+        await house.ask()
+        reply, call = await house.ask(cache_control="no-store")
+        assert (reply.text, call.cache) == ("unseen", "bypass")
+        reply, call = await house.ask(cache_control="max-age=0, No-Cache")
+        assert (reply.text, call.cache) == ("new", "bypass")
+        reply, call = await house.ask()
+        assert (reply.text, call.cache) == ("new", "hit-exact")
+
+    run(main(), house.clock)
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        answer(finish="length"),
+        answer(finish="content_filter"),
+        answer(""),
+        answer("I'm sorry, but I can't help with that."),
+        answer("Internal server error"),
+        Reply(content=(Refusal(text="No."),), finish="refusal"),
+        Reply(content=(ToolCall(id="1", name="f", arguments="{}"),), finish="tool_calls"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_only_a_whole_good_answer_is_kept(scene: Reply, stream: bool) -> None:
+    """Cut, filtered, empty, refusing and failing answers are given once and never again."""
+    house = House()
+
+    async def main() -> None:
+        house.provider.script(scene)
+        await house.ask(stream=stream)
+        assert len(house.cache.shelf) == 0
+        _, call = await house.ask(stream=stream)
+        assert call.cache == "miss"
+
+    run(main(), house.clock)
+
+
+def test_a_broken_stream_is_not_kept() -> None:
+    """An answer that died is nobody's answer."""
+    house = House()
+
+    async def main() -> None:
+        house.provider.script(
+            Play(
+                Start("1", "one"),
+                BlockStart(0, Text(text="")),
+                Delta(0, "text", "It is"),
+                ProviderOverloaded("x"),
+            )
+        )
+        with pytest.raises(StreamBroken):
+            await house.ask(stream=True)
+        assert len(house.cache.shelf) == 0
+
+    run(main(), house.clock)
+
+
+def test_thinking_is_given_again_only_to_the_same_request() -> None:
+    """A hit by other words gets the text alone."""
+    house = House()
+
+    async def main() -> None:
+        thought = Thinking(text="hm", signature="sig")
+        house.provider.script(Reply(content=(thought, Text(text="It is void."))))
+        await house.ask("What is an annulment?")
+        same, _ = await house.ask("What is an annulment?")
+        alike, call = await house.ask("what is an annulment")
+        assert same.content[0] == thought
+        assert call.cache == "hit-canonical"
+        assert alike.content == (Text(text="It is void."),)
+
+    run(main(), house.clock)
+
+
+def test_lifetimes() -> None:
+    """A volatile ask lives for a minute, an answer from below the first target for five, another one for a day."""
+    house = House()
+
+    async def main() -> None:
+        two = ("a/one", "b/two")
+        await house.ask("How is the weather?")
+        await house.ask("What is an annulment?")
+        house.provider.on("a/one", ProviderOverloaded("x"))
+        await house.ask("What is a tort?", targets=two)
+        for wait, hits in ((59, (True, True, True)), (2, (False, True, True)), (240, (None, True, False))):
+            await house.clock.sleep(wait)
+            for text, targets, hit in (
+                ("How is the weather?", ("a/one",), hits[0]),
+                ("What is an annulment?", ("a/one",), hits[1]),
+                ("What is a tort?", two, hits[2]),
+            ):
+                if hit is not None:
+                    request = house.request(text, targets=targets)
+                    key = house.cache._key(request, house.policy)
+                    assert key is not None
+                    assert (house.cache.find(key, house.policy)[0] is not None) == hit, (text, wait)
+
+    run(main(), house.clock)
+
+
+def test_a_failure_of_a_part_is_a_miss(caplog: pytest.LogCaptureFixture) -> None:
+    """Shelf, kept file, encoder, damaged entry: the request is answered as if there were no cache."""
+
+    class Bad:
+        version = "x"
+
+        def __getattr__(self, name: str) -> Any:
+            raise OSError(name)
+
+    async def asked(house: House) -> None:
+        for _ in range(2):
+            reply, _ = await house.ask()
+            assert reply.text == "ok"
+        assert house.cache.failures > 0
+
+    for part in ("shelf", "_likeness", "_kept"):
+        house = House(CachePolicy(semantic=True))
+        setattr(house.cache, part, Bad())
+        run(asked(house), house.clock)
+
+    house = House()
+
+    async def damaged() -> None:
+        await house.ask()
+        (entry,) = house.cache.shelf
+        entry.body = b"{"
+        reply, call = await house.ask()
+        assert (reply.text, call.cache) == ("ok", "miss")
+        _, call = await house.ask()
+        assert call.cache == "hit-exact"
+
+    run(damaged(), house.clock)
+
+
+def test_tenants_never_meet() -> None:
+    """10,000 questions of one tenant, asked by another, under another system prompt, on another key: 0 hits."""
+    house = House(max_bytes=1 << 28)
+    texts = [f"What does paragraph {number} of the contract say?" for number in range(10_000)]
+
+    def key_of(text: str, **how: Any) -> Any:
+        return house.cache._key(house.request(text, **how), house.policy)
+
+    async def main() -> None:
+        for text in texts:
+            key = key_of(text, tenant="acme")
+            house.cache._keep(key, house.policy, house.request(text), [[Frame((Complete(answer()),))]])
+        system = [{"role": "system", "content": "Be rude."}]
+        crossed = found = 0
+        others: list[dict[str, Any]]
+        for number, text in enumerate(texts):
+            found += house.cache.find(key_of(text, tenant="acme"), house.policy)[0] is not None
+            others = [
+                {"tenant": "other"},
+                {"tenant": None},
+                {"tenant": "acme", "messages": [*system, {"role": "user", "content": text}]},
+                {"tenant": "acme", "targets": ("a/two",)},
+            ]
+            other = others[number % 4]
+            crossed += house.cache.find(key_of(text, **other), house.policy)[0] is not None
+        assert (found, crossed) == (10_000, 0)
+
+    run(main(), house.clock)
+
+
+# --- single flight -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_hundred_identical_misses_are_one_request(stream: bool) -> None:
+    """All get the whole answer; the one who began pays."""
+    house = House()
+
+    async def main() -> None:
+        house.provider.script(after(1.0, answer("one two three")))
+        got = await asyncio.gather(*(house.ask(stream=stream) for _ in range(100)))
+        assert len(house.provider.requests) == 1
+        assert {reply.text for reply, _ in got} == {"one two three"}
+        assert sorted(call.cost or 0 for _, call in got) == [0] * 99 + [15]
+        assert sum(call.cache == "miss" for _, call in got) == 1
+        assert len(house.cache.flights) == 0
+
+    run(main(), house.clock)
+    assert house.provider.open_streams == 0
+
+
+def slow(*pieces: str) -> Play:
+    """A stream with a second between the pieces."""
+    steps: list[Any] = [Start("1", "one"), BlockStart(0, Text(text=""))]
+    for piece in pieces:
+        steps += [Delta(0, "text", piece), Wait(1.0)]
+    return Play(*steps, Finish("stop"), End())
+
+
+def test_who_comes_late_gets_the_beginning_and_then_the_live_stream() -> None:
+    """Nothing is missing and nothing waits for the end."""
+    house = House()
+
+    async def main() -> None:
+        house.provider.script(slow("a", "b", "c"))
+        first = asyncio.create_task(house.ask(stream=True))
+        await house.clock.sleep(1.5)
+        stream = await house.handle(house.request(stream=True))
+        seen = [
+            (event.text, house.clock.now())
+            async for batch in stream
+            for frame in batch
+            for event in frame.events
+            if isinstance(event, Delta)
+        ]
+        begun = house.provider.times[0]
+        assert [(text, round(at - begun, 1)) for text, at in seen] == [("a", 1.5), ("b", 1.5), ("c", 2.0)]
+        assert (await first)[0].text == "abc"
+        assert len(house.provider.requests) == 1
+
+    run(main(), house.clock)
+
+
+def test_who_leaves_takes_nobody_along_and_the_last_one_ends_it() -> None:
+    """The one who began may hang up, before the first content or after; with the last one the request upstream ends."""
+    house = House()
+
+    async def main() -> None:
+        house.provider.script(after(1.0, slow("a", "b")), Hang())
+        leader = asyncio.create_task(house.ask(stream=True))
+        await house.clock.sleep(0.5)
+        others = [asyncio.create_task(house.ask(stream=True)) for _ in range(3)]
+        await house.clock.sleep(0.1)
+        leader.cancel()
+        await house.clock.sleep(1.0)
+        others[0].cancel()
+        assert [(await task)[0].text for task in others[1:]] == ["ab", "ab"]
+        assert len(house.provider.requests) == 1
+        alone = asyncio.create_task(house.ask("What is a tort?", stream=True))
+        await house.clock.sleep(0.5)
+        assert house.provider.open_streams == 1
+        alone.cancel()
+        await house.clock.sleep(0.1)
+        assert house.provider.open_streams == 0
+        assert len(house.cache.flights) == 0
+
+    run(main(), house.clock)
+
+
+def test_a_failed_flight_is_tried_once_more_and_then_shared() -> None:
+    """The next one gets a turn; if that fails too, nobody waits for a hundredth failure."""
+    house = House()
+
+    async def main() -> None:
+        house.provider.script(after(1.0, ProviderOverloaded("1")), after(1.0, answer()))
+        got = await asyncio.gather(*(house.ask() for _ in range(10)), return_exceptions=True)
+        assert sum(isinstance(one, AllTargetsFailed) for one in got) == 1
+        assert len(house.provider.requests) == 2
+        house.provider.script(*[after(1.0, ProviderOverloaded("2"))] * 2)
+        got = await asyncio.gather(*(house.ask("What is a tort?") for _ in range(10)), return_exceptions=True)
+        assert all(isinstance(one, AllTargetsFailed) for one in got)
+        assert len(house.provider.requests) == 4
+
+    run(main(), house.clock)
+
+
+def test_a_refusal_of_one_key_is_not_another_ones() -> None:
+    """Each starts on its own after the one before was refused by its budget."""
+    house = House()
+
+    async def main() -> None:
+        house.provider.script(*[after(0.5, BudgetExceeded("no"))] * 5, answer())
+        got = await asyncio.gather(*(house.ask() for _ in range(8)), return_exceptions=True)
+        assert sum(isinstance(one, BudgetExceeded) for one in got) == 5
+        assert len(house.provider.requests) == 6
+
+    run(main(), house.clock)
+
+
+def test_each_leaves_at_its_own_deadline() -> None:
+    """A caller with little time ends alone, whether it began the flight or joined it."""
+    house = House()
+
+    async def main() -> None:
+        house.provider.script(after(5.0, answer()))
+        hasty = asyncio.create_task(house.ask(timeout_s=2.0))
+        await house.clock.sleep(0.1)
+        patient = asyncio.create_task(house.ask())
+        joined = asyncio.create_task(house.ask(timeout_s=1.0))
+        for task in (hasty, joined):
+            with pytest.raises(DeadlineExceeded):
+                await task
+        assert (await patient)[0].text == "It is void."
+        assert len(house.provider.requests) == 1
 
     run(main(), house.clock)

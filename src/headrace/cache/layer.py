@@ -111,8 +111,6 @@ class Cache:
 
     async def _through(self, inner: Handler, request: Request, policy: CachePolicy) -> Stream:
         call = request.call
-        if self._kept is not None:
-            self._kept.on_loop()
         key = self._key(request, policy)
         if key is None or key.bypass is not None:
             call.cached = Cached(why="the request cannot be read" if key is None else key.bypass or "")
@@ -138,6 +136,8 @@ class Cache:
 
     def _key(self, request: Request, policy: CachePolicy) -> Key | None:
         try:
+            if self._kept is not None:
+                self._kept.on_loop()
             return read_key(request, policy)
         except Exception:  # noqa: BLE001  (whoever is asked next says what is wrong with the body)
             self._failed("reading a request")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from headrace.cache.layer import Cache
-from headrace.cache.shelf import Shelf
+from headrace.cache.layer import Cache, Likeness
+from headrace.cache.shelf import Shelf, Slab
 from headrace.cache.stores.sqlite import SQLiteEntries, beside
 from headrace.clock import Clock
 from headrace.config import Settings
-from headrace.errors import StoreError
+from headrace.errors import ConfigError, StoreError
 
 __all__ = ["open_cache"]
 
@@ -20,11 +20,18 @@ def open_cache(
     """The cache of all routes, with what its file held.
 
     Raises:
+        ConfigError: A route wants `semantic` and NumPy is not installed.
         StoreError: The file cannot be opened.
     """
+    likeness: Likeness | None = None
+    new_slab: Callable[[], Slab] | None = None
+    policies = [route.cache for route in settings.routes.values() if route.cache is not None]
+    if any(policy.semantic and policy.max_wrong > 0 for policy in policies):
+        likeness, new_slab = _likeness()
     kept: SQLiteEntries | None = None
     shelf = Shelf(
         settings.cache.max_bytes,
+        new_slab=new_slab,
         evicted=lambda gone: kept.remove([entry.id for entry in gone]) if kept is not None else None,
     )
     if settings.store.path is not None:
@@ -33,8 +40,19 @@ def open_cache(
             kept = SQLiteEntries(path)
         except Exception as error:
             raise StoreError(f"the cache file {path} cannot be used: {error}") from error
-    cache = Cache(clock, shelf, random=random, likeness=None, kept=kept)
+    cache = Cache(clock, shelf, random=random, likeness=likeness, kept=kept)
     if kept is not None:
         cache.restore(kept.load(clock.wall()))
         kept.follow(cache.follow)
     return cache, kept
+
+
+def _likeness() -> tuple[Likeness, Callable[[], Slab]]:
+    try:
+        from headrace.cache.index import VectorSlab
+        from headrace.cache.match import Matcher
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"semantic = true needs the semantic extra ({error.name}): pip install 'headrace[semantic]'"
+        ) from error
+    return Matcher.load(), VectorSlab

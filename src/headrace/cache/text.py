@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["canonical", "looks_like_code"]
+__all__ = ["canonical", "looks_like_code", "stem", "words"]
 
 LONGEST = 2_000
 """Characters; longer texts are documents, whose line ends and case may matter."""
@@ -85,26 +85,51 @@ def looks_like_code(text: str) -> bool:
     return _CODE.search(text) is not None
 
 
-def canonical(text: str) -> str:
-    """The one spelling of `text`; pure. Equal results mean that the same was asked."""
-    text = unicodedata.normalize("NFKC", text).replace("’", "'").strip()  # noqa: RUF001
-    if len(text) > LONGEST or looks_like_code(text):
-        return text
+def words(text: str) -> list[str]:
+    """The words of `text` in one spelling, contractions written out; `^` before one whose capital may matter. Pure."""
     shouting = text.isupper()
-    words: list[str] = []
-    for match in _TOKEN.finditer(text):
+    found: list[str] = []
+    for match in _TOKEN.finditer(text.replace("’", "'")):  # noqa: RUF001
         token = match[0]
         if token in _DROPPED:
             continue
         lower = token.casefold()
-        first = not words
-        if not shouting and not first and token != lower and lower in _AMBIGUOUS:
+        if not shouting and found and token != lower and lower in _AMBIGUOUS:
             lower = "^" + lower
-        words.append(lower)
-    out = " ".join(words)
+        found.append(lower)
+    out = " ".join(found)
     out = _CONTRACTION.sub(lambda m: _CONTRACTIONS[m[0]], out)
     out = _IS.sub(r"\1 is", out)
-    out = _CAN_NOT.sub("cannot", out)
-    out = _POLITE_INSIDE.sub(r"\1", out)
+    return _CAN_NOT.sub("cannot", out).split()
+
+
+def canonical(text: str) -> str:
+    """The one spelling of `text`; pure. Equal results mean that the same was asked."""
+    text = unicodedata.normalize("NFKC", text).strip()
+    if len(text) > LONGEST or looks_like_code(text):
+        return text
+    out = _POLITE_INSIDE.sub(r"\1", " ".join(words(text)))
     polite = _POLITE_END.sub("", _POLITE_START.sub("", out))
     return polite or out
+
+
+_SUFFIXES = ("ingly", "edly", "ings", "ing", "ied", "ies", "ers", "est", "ed", "es", "er", "ly", "s")
+
+
+def stem(word: str) -> str:
+    """`cards`, `carded` and `carding` as `card`; light, so that few different words meet."""
+    if len(word) <= 3 or not word.isalpha():
+        return word
+    for suffix in _SUFFIXES:
+        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
+            if suffix == "s" and word.endswith(("ss", "us", "is")):
+                return word
+            if suffix in ("er", "ers", "est", "ly") and len(word) - len(suffix) < 4:
+                return word
+            base = word[: -len(suffix)]
+            if suffix in ("ied", "ies"):
+                return base + "y"
+            if len(base) > 3 and base[-1] == base[-2] and base[-1] not in "lsz":
+                base = base[:-1]
+            return base[:-1] if len(base) > 3 and base.endswith("e") else base
+    return word[:-1] if len(word) > 4 and word.endswith("e") else word

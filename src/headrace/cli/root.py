@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from headrace import __version__
+from headrace.cli.cache import cache
 from headrace.cli.configuration import check, stack
 from headrace.cli.console import Console, error_members
 from headrace.cli.conversation import ask, chat
@@ -35,6 +36,7 @@ _EXTRAS = {
     "uvloop": "server",
     "xllamacpp": "local",
     "jinja2": "prompts",
+    "numpy": "semantic",
     "yaml": "prompts",
 }
 
@@ -58,7 +60,7 @@ def headrace() -> None:
     """
 
 
-for _verb in (serve, ask, chat, models, prompts, check, stack, doctor):
+for _verb in (serve, ask, chat, models, prompts, cache, check, stack, doctor):
     headrace.add_command(_verb)
 
 

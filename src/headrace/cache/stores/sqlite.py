@@ -20,7 +20,7 @@ from pathlib import Path
 
 from headrace.cache.entry import Entry
 
-__all__ = ["SQLiteEntries", "beside"]
+__all__ = ["SQLiteEntries", "beside", "purge", "read"]
 
 logger = logging.getLogger("headrace.cache")
 
@@ -43,6 +43,21 @@ _SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM entries"  # noqa: S608
 def beside(store: Path) -> Path:
     """The cache's file for the store `store`."""
     return store.with_name(f"{store.stem}.cache{store.suffix or '.db'}")
+
+
+def read(path: Path) -> list[Entry]:
+    """All entries of the file at `path`, expired ones too, the oldest first. Raises `sqlite3.Error`."""
+    with closing(sqlite3.connect(path, timeout=BUSY_S)) as connection:
+        rows = connection.execute(f"{_SELECT} ORDER BY seq").fetchall()
+    return [Entry(**dict(zip(_COLUMNS, row[1:], strict=True))) for row in rows]
+
+
+def purge(path: Path, ids: Iterable[str]) -> None:
+    """Delete these from the file at `path`; processes that share it follow. Raises `sqlite3.Error`."""
+    with closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany("DELETE FROM entries WHERE id = ?", [(id_,) for id_ in ids])
+        connection.execute("COMMIT")
 
 
 class SQLiteEntries:

@@ -1,0 +1,128 @@
+"""The semantic tier: candidates by their vectors, guards that may veto, a verifier that must be sure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from headrace.cache.encoder import Encoder, Vector, words_of
+from headrace.cache.entry import Entry
+from headrace.cache.guards import Signature, signature, veto
+from headrace.cache.index import VectorSlab, pack
+from headrace.cache.key import Key
+from headrace.cache.layer import Found
+from headrace.cache.shelf import Shelf
+from headrace.cache.text import looks_like_code
+from headrace.cache.verifier import Verifier, features
+from headrace.handler import CachePolicy
+
+__all__ = ["CANDIDATES", "FLOOR", "Candidate", "Matcher", "is_elliptic"]
+
+CANDIDATES = 8
+"""Entries that are looked at, nearest first."""
+
+FLOOR = 0.5
+"""The least cosine of a candidate; no pair below it was ever likely enough to be served."""
+
+SHORTEST, LONGEST = 3, 48
+"""Words of a question that may be matched by likeness: fewer say too little, more hide the one that matters."""
+
+_ELLIPTIC = re.compile(
+    r"^(?:and|or|but|so|then|also|what about|how about|what if|why not|why|how so|really|yes|yeah|yep|no|nope|ok|okay|sure|"
+    r"the (?:first|second|third|last|other|same|former|latter)|same|another|more|again|continue|go on|next|it|its|it's|that|that's|"
+    r"this|these|those|they|them|he|she|him|her|his)\b",
+    re.IGNORECASE,
+)
+
+
+def is_elliptic(text: str) -> bool:
+    """Whether `text` leaves to the turns before what it is about ("and tomorrow?"); pure. Errs towards yes."""
+    return len(words_of(text)) < 5 or _ELLIPTIC.match(text.strip()) is not None
+
+
+class Candidate(NamedTuple):
+    """What was made of one entry that is near."""
+
+    entry: Entry
+    cosine: float
+    veto: str | None
+    p: float | None
+
+
+class Matcher:
+    """Decides with the shipped encoder and verifier; state `prior`."""
+
+    def __init__(self, encoder: Encoder, verifier: Verifier) -> None:
+        self.encoder = encoder
+        self.verifier = verifier
+        self.version = f"{encoder.version}-{verifier.version}"
+
+    @classmethod
+    def load(cls) -> Matcher:
+        """With the shipped parts."""
+        return cls(Encoder.load(), Verifier.load())
+
+    def may(self, key: Key) -> bool:
+        """See `headrace.cache.layer.Likeness`."""
+        text = key.text
+        if text is None or looks_like_code(text):
+            return False
+        if key.turns and is_elliptic(text):
+            return False
+        return SHORTEST <= len(text.split()) <= LONGEST
+
+    def encode(self, text: str) -> bytes:
+        """See `headrace.cache.layer.Likeness`."""
+        return pack(self.encoder.encode(text))
+
+    def signature(self, text: str) -> Signature:
+        """What the guards need of `text`."""
+        return signature(text, self.encoder.knows)
+
+    def candidates(
+        self, text: str, scope: bytes, shelf: Shelf, *, fresh: Callable[[Entry], bool]
+    ) -> list[Candidate]:
+        """The nearest entries of the scope with the verdict on each, the nearest first."""
+        slab = shelf.slab(scope)
+        if not isinstance(slab, VectorSlab):
+            return []
+        vector: Vector = self.encoder.encode(text)
+        near = [
+            (entry, cosine)
+            for id_, cosine in slab.nearest(vector, CANDIDATES)
+            if cosine >= FLOOR and (entry := shelf.get(id_)) is not None and entry.text and fresh(entry)
+        ]
+        if not near:
+            return []
+        own = self.signature(text)
+        found: list[Candidate] = []
+        for entry, cosine in near:
+            other = entry.signature
+            if other is None:
+                other = entry.signature = self.signature(entry.text or "")
+            guard = veto(own, other)
+            p = (
+                None
+                if guard is not None
+                else self.verifier.probability(features(own, other, cosine, self.encoder))
+            )
+            found.append(Candidate(entry, cosine, guard, p))
+        return found
+
+    def find(self, key: Key, shelf: Shelf, policy: CachePolicy, *, fresh: Callable[[Entry], bool]) -> Found:
+        """See `headrace.cache.layer.Likeness`."""
+        tau = self.verifier.tau(policy.max_wrong)
+        if tau is None or key.text is None:
+            return Found(None, None, None, "infeasible", ())
+        found = self.candidates(key.text, key.scope, shelf, fresh=fresh)
+        vetoes = tuple(candidate.veto for candidate in found if candidate.veto is not None)
+        best = max(
+            (candidate for candidate in found if candidate.p is not None),
+            key=lambda candidate: candidate.p or 0.0,
+            default=None,
+        )
+        if best is None:
+            return Found(None, None, tau, "prior", vetoes)
+        served = best.entry if best.p is not None and best.p >= tau else None
+        return Found(served, best.p, tau, "prior", vetoes)

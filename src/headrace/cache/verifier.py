@@ -1,0 +1,127 @@
+"""How likely it is that two questions want the same answer: a small learned model over what can be counted about the pair.
+
+A logistic regression with five features, each of which can only speak for the pair: more likeness never lowers the probability. Richer
+models (boosted trees over 24 features, second-order terms) found less at the same share of wrong answers on sets that they had not
+seen; what they learned of one kind of traffic did not hold for another. Trained and calibrated by `scripts/train_verifier.py`. It judges what the
+guards let through and cannot overrule them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from headrace.cache.encoder import Encoder, Vector
+from headrace.cache.guards import Signature
+from headrace.cache.lexicon import SYNONYMS
+
+_T = TypeVar("_T")
+
+__all__ = ["FEATURES", "Verifier", "features"]
+
+DATA = Path(__file__).parent / "data" / "verifier.json"
+
+FEATURES = ("cosine", "words_shared", "in_order", "content_matched", "bigrams_shared")
+"""Sentence cosine; words in common of all; longest common subsequence of the longer; the weight of content words that have a like one on
+the other side, of the side that has less of it; pairs of neighbours in common of all. Each from 0 (-1 for cosines) to 1."""
+
+SYNONYM = 0.9
+"""The likeness of two words of one group of synonyms."""
+
+
+def features(a: Signature, b: Signature, cosine: float, encoder: Encoder) -> tuple[float, ...]:
+    """The numbers that `FEATURES` names; symmetric in `a` and `b`."""
+    wa, wb = a.words, b.words
+    return (
+        cosine,
+        _shared(set(wa), set(wb)),
+        _in_order(wa, wb) / max(1, len(wa), len(wb)),
+        _content_matched(a, b, encoder),
+        _shared(set(pairwise(wa)), set(pairwise(wb))),
+    )
+
+
+def _shared(a: set[_T], b: set[_T]) -> float:
+    union = len(a | b)
+    return len(a & b) / union if union else 0.0
+
+
+def _in_order(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    """The length of the longest common subsequence."""
+    row = [0] * (len(b) + 1)
+    for x in a:
+        before = 0
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], before + 1 if x == y else max(row[j], row[j - 1])
+    return row[-1]
+
+
+def _content_matched(a: Signature, b: Signature, encoder: Encoder) -> float:
+    if not a.content or not b.content:
+        return 0.0
+    va: Vector = np.array([encoder.word(word) for word in a.surface])
+    vb: Vector = np.array([encoder.word(word) for word in b.surface])
+    weight_a = np.maximum(np.sqrt((va * va).sum(axis=1)), 1e-6)
+    weight_b = np.maximum(np.sqrt((vb * vb).sum(axis=1)), 1e-6)
+    like = np.minimum((va @ vb.T) / (weight_a[:, None] * weight_b), 0.99)
+    for i, x in enumerate(a.content):
+        group = SYNONYMS.get(x, -1)
+        for j, y in enumerate(b.content):
+            if x == y:
+                like[i, j] = 1.0
+            elif group >= 0 and SYNONYMS.get(y) == group:
+                like[i, j] = max(like[i, j], SYNONYM)
+    return min(
+        float(weight_a @ like.max(axis=1)) / float(weight_a.sum()),
+        float(weight_b @ like.max(axis=0)) / float(weight_b.sum()),
+    )
+
+
+class Verifier:
+    """The regression with the thresholds that the training script found.
+
+    Args:
+        weights: One a feature, none below 0.
+        thresholds: Share of wrong answers to the least probability that keeps it on sets that were not trained on.
+    """
+
+    def __init__(
+        self, weights: Sequence[float], bias: float, thresholds: Mapping[float, float], version: str
+    ) -> None:
+        if len(weights) != len(FEATURES) or min(weights) < 0:
+            raise ValueError(f"a verifier has {len(FEATURES)} weights, none of them below 0")
+        self.weights = tuple(weights)
+        self.bias = bias
+        self.thresholds = dict(sorted(thresholds.items()))
+        self.version = version
+
+    @classmethod
+    def load(cls, path: Path = DATA) -> Verifier:
+        """From a file that the training script wrote; by default the shipped one."""
+        data = path.read_bytes()
+        kept = json.loads(data)
+        if tuple(kept["weights"]) != FEATURES:
+            raise ValueError("the verifier was trained for other features")
+        thresholds = {
+            float(share): row["tau"] for share, row in kept["thresholds"].items() if row is not None
+        }
+        return cls(
+            list(kept["weights"].values()), kept["bias"], thresholds, hashlib.sha256(data).hexdigest()[:12]
+        )
+
+    def tau(self, max_wrong: float) -> float | None:
+        """The least probability that is served for `max_wrong`: that of the next stricter share that is known; None without one."""
+        known = [tau for share, tau in self.thresholds.items() if share <= max_wrong + 1e-12]
+        return known[-1] if known else None
+
+    def probability(self, row: Sequence[float]) -> float:
+        """That the pair with these features wants the same answer."""
+        score = self.bias + sum(weight * value for weight, value in zip(self.weights, row, strict=True))
+        return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, score))))

@@ -1,0 +1,85 @@
+"""The cache through the library and the gateway, over a real socket."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tests.gateway.gate import ask, config, gated
+
+import headrace
+from headrace.client import Client
+from headrace.testing import FakeProvider
+
+ROUTE = """
+[routes.kept]
+cascade = ["openai/first"]
+[routes.kept.cache]
+semantic = true
+max_wrong = 0.05
+"""
+
+
+def test_the_library_is_answered_from_the_cache_also_after_a_restart(tmp_path: Path) -> None:
+    """Buffered and streamed; the second client finds what the first one kept."""
+    with FakeProvider() as provider:
+        path = tmp_path / "headrace.toml"
+        path.write_text(
+            f'[providers.oai]\ndialect = "openai-chat"\nbase_url = "{provider.base_url}"\n'
+            '[routes.kept]\ncascade = ["oai/m"]\n[routes.kept.cache]\nsemantic = true\nmax_wrong = 0.05\nlookup = "1s"\n'
+            f'[store]\npath = "{tmp_path / "h.db"}"\n'
+        )
+        settings = headrace.load(path, environ={})
+        provider.reply("It is void.")
+        with Client(settings) as llm:
+            first = llm.chat("kept", "How do I activate my new card?")
+            second = llm.chat("kept", "how can I activate the new card")
+            assert (first.call.cache, second.call.cache) == ("miss", "hit-semantic")
+            assert second.text == "It is void."
+        with Client(settings) as llm, llm.stream("kept", "How do I activate my new card?") as stream:
+            assert "".join(stream) == "It is void."
+            assert stream.final.call.cache == "hit-exact"
+        assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_the_gateway_replays_in_the_callers_dialect(tmp_path: Path, dialect: str) -> None:
+    """Headers say what happened; a stream from the cache is one that the dialect's readers take; keys do not share."""
+    with FakeProvider() as provider:
+        text = config(provider, more=ROUTE)
+        with gated(provider, tmp_path, text) as gate:
+            provider.reply("It is void.")
+            miss = gate.post(dialect, ask(dialect, "kept", "What is an annulment?"))
+            hit = gate.post(dialect, ask(dialect, "kept", "What is an annulment?"))
+            streamed = gate.post(dialect, ask(dialect, "kept", "what's an annulment", stream=True))
+            assert (miss.headers["x-headrace-cache"], hit.headers["x-headrace-cache"]) == (
+                "miss",
+                "hit-exact",
+            )
+            assert "tier=exact" in hit.headers["x-headrace-cache-detail"]
+            assert (hit.headers["x-headrace-cost-usd"], hit.headers["x-headrace-attempts"]) == ("0", "0")
+            assert hit.json["id"] != miss.json["id"]
+            assert "It is void." in json.dumps(hit.json)
+            assert streamed.headers["x-headrace-cache"] == "hit-canonical"
+            assert b"It is void." in streamed.body
+            assert (b"[DONE]" if dialect == "openai" else b"message_stop") in streamed.body
+            again = gate.post(
+                dialect, ask(dialect, "kept", "What is an annulment?"), {"cache-control": "no-store"}
+            )
+            assert again.headers["x-headrace-cache"] == "bypass"
+            assert len(provider.requests) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_identical_requests_to_the_gateway_are_one_upstream(tmp_path: Path, stream: bool) -> None:
+    """100 at once."""
+    with FakeProvider() as provider, gated(provider, tmp_path, config(provider, more=ROUTE)) as gate:
+        provider.reply("It is void.")
+        body = ask("openai", "kept", "What is an annulment?", stream=stream)
+        with ThreadPoolExecutor(100) as pool:
+            got = list(pool.map(lambda _: gate.post("openai", body), range(100)))
+        assert {one.status for one in got} == {200}
+        assert all(b"void" in one.body for one in got)
+        assert len(provider.requests) == 1
