@@ -18,12 +18,18 @@ from headrace.errors import ConfigError
 __all__ = ["cache"]
 
 
-@click.group(short_help="Look into kept answers, or throw them away.")
-def cache() -> None:
-    """The file of kept answers beside the store: `headrace.db` has `headrace.cache.db`.
+@click.group(invoke_without_command=True, short_help="Look into kept answers, or throw them away.")
+@options.config_file
+@options.as_json
+@click.pass_context
+def cache(context: click.Context, path: Path | None, as_json: bool) -> None:
+    """Count what is kept in the file beside the store (`headrace.db` has `headrace.cache.db`); below are the other things that can
+    be done with it.
 
     Exit codes: 0 done, 2 the settings are wrong or there is no file.
     """
+    if context.invoked_subcommand is None:
+        _stats(Console(as_json=as_json), path)
 
 
 def _file(path: Path | None) -> Path:
@@ -52,7 +58,11 @@ def stats(path: Path | None, as_json: bool) -> None:
 
     Exit codes: 0 shown, 2 the settings are wrong or there is no file.
     """
-    console, wall = Console(as_json=as_json), SystemClock.wall()
+    _stats(Console(as_json=as_json), path)
+
+
+def _stats(console: Console, path: Path | None) -> None:
+    wall = SystemClock.wall()
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in _read(path):
         groups.setdefault((entry.route, entry.tenant), []).append(entry)
@@ -67,7 +77,7 @@ def stats(path: Path | None, as_json: bool) -> None:
         }
         for (route, tenant), found in sorted(groups.items())
     ]
-    if as_json:
+    if console.as_json:
         console.json({"groups": rows})
         return
     columns = ["route", "tenant", "entries", "expired", "bytes", "semantic"]

@@ -13,11 +13,8 @@ def read_cache(route: Table) -> CachePolicy | None:
     if "cache" not in route.members:
         return None
     usual = CachePolicy()
-    semantic = table.boolean("semantic") or False
-    if semantic:
-        table.wrong("semantic", "answers to questions worded differently are not there yet", "Leave it out.")
     policy = CachePolicy(
-        semantic=semantic,
+        semantic=table.boolean("semantic") or False,
         max_wrong=table.number("max_wrong", usual.max_wrong, 0.0, 0.5),
         ttl_s=table.duration("ttl", usual.ttl_s),
         volatile_ttl_s=table.duration("volatile_ttl", usual.volatile_ttl_s),
