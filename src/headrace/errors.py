@@ -108,10 +108,14 @@ BODY_KEPT = 65_536
 
 
 class HeadraceError(Exception):
-    """The root. `status` is the HTTP status that a caller of the gateway gets; `kind` a stable word for it."""
+    """The root. `status` is the HTTP status that a caller of the gateway gets; `kind` a stable word for it.
+
+    `param` names the member of the request that is at fault, where one is.
+    """
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "internal_error"
+    param: str | None = None
 
     @property
     def message(self) -> str:
@@ -132,7 +136,7 @@ class RequestError(HeadraceError):
 
 
 class InvalidRequest(RequestError):
-    """The request cannot be understood. `param` names the member at fault where one is."""
+    """The request cannot be understood."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)

@@ -137,8 +137,10 @@ class Dialect(Protocol):
 
     def encoder(self, *, include_usage: bool, model: str, id: str) -> StreamEncoder: ...  # noqa: A002
 
-    def encode_error(self, kind: str, message: str, *, status: int, request_id: str) -> bytes:
-        """An error body in the dialect's own envelope; `kind` is `HeadraceError.kind`."""
+    def encode_error(
+        self, kind: str, message: str, *, status: int, request_id: str, param: str | None = None
+    ) -> bytes:
+        """An error body in the dialect's own envelope; `kind` is `HeadraceError.kind`, `param` the member at fault."""
 
     def encode_stream_error(self, kind: str, message: str, *, status: int, request_id: str) -> bytes:
         """One terminal event that this dialect's SDK raises as an error. No clean terminal marker follows it."""

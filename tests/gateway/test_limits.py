@@ -120,6 +120,18 @@ def test_bodies_that_are_no_request(gate: Gate, dialect: str, provider: str, bod
     assert gate.provider.requests == []
 
 
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"model": "openai/m"}', "messages"),
+        (b'{"model": "openai/m", "messages": [], "stream": "y"}', "stream"),
+    ],
+)
+def test_the_member_at_fault_is_named(gate: Gate, body: bytes, param: str) -> None:
+    """OpenAI's envelope has a place for it, and its SDK reads it as `error.param`."""
+    assert envelope("openai", gate.post("openai", body).body)["param"] == param
+
+
 @both
 @pytest.mark.parametrize("again", [b'"model": "M"', b'"mod\\u0065l": "M"', b'"model" :null'])
 def test_two_models(gate: Gate, dialect: str, again: bytes) -> None:

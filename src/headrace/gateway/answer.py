@@ -349,7 +349,9 @@ def _refuse(exchange: Exchange, dialect: Dialect, call: Call, error: HeadraceErr
     ):
         status, body = error.http, error.body
     else:
-        body = dialect.encode_error(error.kind, error.message, status=status, request_id=call.id)
+        body = dialect.encode_error(
+            error.kind, error.message, status=status, request_id=call.id, param=error.param
+        )
     exchange.respond(status, JSON_TYPE + error_headers(error) + _answer_headers(call, whole=True), body)
 
 

@@ -182,7 +182,9 @@ class App:
     def _refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         status = error.http_status
         dialect = self._anthropic if _speaks_anthropic(exchange) else self._dialect(exchange.path)
-        body = dialect.encode_error(error.kind, error.message, status=status, request_id=self.engine.new_id())
+        body = dialect.encode_error(
+            error.kind, error.message, status=status, request_id=self.engine.new_id(), param=error.param
+        )
         exchange.respond(status, JSON_TYPE + error_headers(error), body)
 
     def unreadable(self, path: str, status: int, message: str) -> bytes:

@@ -111,7 +111,9 @@ class Anthropic:
         """`include_usage` changes nothing. `model` and `id` stand in until a `Start` says better."""
         return Encoder(model=model, message_id=id)
 
-    def encode_error(self, kind: str, message: str, *, status: int, request_id: str) -> bytes:
+    def encode_error(
+        self, kind: str, message: str, *, status: int, request_id: str, param: str | None = None
+    ) -> bytes:
         return encode(envelope(kind, message, status, request_id))
 
     def encode_stream_error(self, kind: str, message: str, *, status: int, request_id: str) -> bytes:

@@ -112,8 +112,10 @@ class OpenAIChat:
     def encoder(self, *, include_usage: bool, model: str, id: str) -> Encoder:  # noqa: A002
         return Encoder(include_usage=include_usage, model=model, id_=id)
 
-    def encode_error(self, kind: str, message: str, *, status: int, request_id: str) -> bytes:
-        return encode(envelope(kind, message, status, request_id))
+    def encode_error(
+        self, kind: str, message: str, *, status: int, request_id: str, param: str | None = None
+    ) -> bytes:
+        return encode(envelope(kind, message, status, request_id, param))
 
     def encode_stream_error(self, kind: str, message: str, *, status: int, request_id: str) -> bytes:
         error = self.encode_error(kind, message, status=status, request_id=request_id)

@@ -29,7 +29,9 @@ _ERRORS: dict[str, tuple[str, str | None]] = {
 }
 
 
-def envelope(kind: str, message: str, status: int, request_id: str) -> dict[str, Any]:
+def envelope(
+    kind: str, message: str, status: int, request_id: str, param: str | None = None
+) -> dict[str, Any]:
     type_, code = _ERRORS.get(kind, ("server_error" if status >= 500 else "invalid_request_error", None))
-    error = {"message": message, "type": type_, "param": None, "code": code, "request_id": request_id}
+    error = {"message": message, "type": type_, "param": param, "code": code, "request_id": request_id}
     return {"error": error}
