@@ -155,7 +155,7 @@ class Engine:
             "restart": RestartStreams(self.clock),
             "cascade": Cascade(self.clock, self._lacks, self._translated, self.store.record_attempt),
             "output": Output(self.clock, self._means),
-            "context": Context(self._limits, self._libraries()),
+            "context": Context(self.limits, self._libraries()),
             "retry": Retry(self.clock, random),
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
             "reserve": Reserve(self.clock, self.catalog.model),
@@ -326,7 +326,7 @@ class Engine:
             "local", dialect, started, self.transport, self.clock, lacks=lacks, always_stream=True
         )
 
-    def _limits(self, provider: str, model: str) -> Model | None:
+    def limits(self, provider: str, model: str) -> Model | None:
         """What the catalogue knows of a model; the embedded one's window is a setting."""
         if provider == "local":
             return Model(provider=provider, id=model, context_total=self.settings.local.context)

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from hypothesis import settings
 
-settings.register_profile("long", max_examples=10_000, deadline=None)
+settings.register_profile("long", deadline=None)
 """`pytest tests/context --hypothesis-profile=long --timeout 3600`: an hour, not a minute."""
 
 

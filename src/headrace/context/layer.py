@@ -11,7 +11,7 @@ change is handed on as the very object that came.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -199,6 +199,11 @@ class Context:
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
+    @property
+    def remembered(self) -> Collection[tuple[_Scope, str]]:
+        """The requests that a later one can go on from."""
+        return self._known.keys()
+
     def _conversation(
         self, scope: _Scope, asked: _Asked, body: Body, count: TextCounter
     ) -> tuple[_Conversation, Period | None]:
@@ -220,10 +225,10 @@ class Context:
         try:
             for position in range(length, len(digests)):
                 raw = asked.keys[position]
-                messages: tuple[Message, ...] = (
-                    (asked.messages[position],) if body.dialect is None else decode_turn(body.dialect, raw)
+                said = asked.messages[position : position + 1]
+                conversation.log.append(
+                    said if body.dialect is None else decode_turn(body.dialect, raw), raw=raw
                 )
-                conversation.log.append(messages, raw=raw)
                 conversation.raws.append(raw)
         except InvalidRequest:
             _ = body.chat  # says which message it is

@@ -145,7 +145,7 @@ class Log:
         count: Counts text; the plan counts what it adds with the same function.
     """
 
-    __slots__ = ("_digest", "_index", "_quotes", "_seed", "count", "turns")
+    __slots__ = ("_digest", "_index", "_quotes", "_seed", "_shared", "count", "turns")
 
     def __init__(self, *, seed: bytes = b"", count: TextCounter = estimate_text) -> None:
         self.turns: list[Turn] = []
@@ -153,6 +153,7 @@ class Log:
         self._seed = seed
         self._digest = start_digest(seed)
         self._index = Index()
+        self._shared = False
         self._quotes: dict[int, tuple[str, Estimate]] = {}
 
     @classmethod
@@ -174,17 +175,20 @@ class Log:
         return turn
 
     def fork(self, length: int) -> Log:
-        """A log of its own with the first `length` turns; nothing is counted again."""
+        """A log of its own with the first `length` turns; nothing is counted again, and what is indexed stays so."""
         log = Log(seed=self._seed, count=self.count)
         log.turns = self.turns[:length]
+        log._quotes = {turn: quote for turn, quote in self._quotes.items() if turn < length}
+        if self._index.upto <= length:
+            log._index, log._shared, self._shared = self._index, True, True
         if length:
             log._digest = bytes.fromhex(log.turns[-1].digest)
         return log
 
     def index(self, length: int) -> Index:
-        """What can be recalled of the first `length` turns; grows with `length`, made anew where it shrinks."""
-        if self._index.upto > length:
-            self._index = Index()
+        """What can be recalled of the first `length` turns; grows with `length`, made anew where it shrinks or is another's too."""
+        if self._index.upto > length or (self._shared and self._index.upto < length):
+            self._index, self._shared = Index(), False
         for turn in self.turns[self._index.upto : length]:
             self._index.add(turn.id, "" if turn.role == "system" else turn.text)
         return self._index

@@ -365,7 +365,8 @@ class _Planner:
                     f"the limit is {self.profile.limit}"
                 )
         state = msgspec.structs.replace(state, upto=end)
-        return self.written(state, compacted=state.compactions > before.compactions)
+        sent = before.inserts == state.inserts[: len(before.inserts)] and before.summary == state.summary
+        return self.written(state, compacted=state.compactions > before.compactions or not sent)
 
     def advance(self, state: Period, end: int) -> Period:
         """The state after the request at `end`: itself, or a new period."""
@@ -581,9 +582,13 @@ class _Planner:
         hits = [hit for hit in hits if hit.turn not in without and not self.always[hit.turn]]
         scores = {hit.turn: hit.score for hit in hits}
 
+        headers: dict[str, int] = {"": 0}
+
         def header(turn: int) -> int:
             label = turns[turn].label
-            return self.count(f"({label})\n") if label else 0
+            if label not in headers:
+                headers[label] = self.count(f"({label})\n")
+            return headers[label]
 
         frame = self.count(f"{_RECALL_HEAD}\n{_RECALL_FOOT}")
         left = room - frame
