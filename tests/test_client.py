@@ -13,7 +13,7 @@ import pytest
 
 import headrace
 from headrace.client import AsyncClient, Client
-from headrace.testing import CutStream, FakeProvider, Overloaded, RateLimited, until
+from headrace.testing import Answer, CutStream, FakeProvider, Overloaded, RateLimited, until
 from headrace.types import Delta
 
 TOML = """
@@ -26,6 +26,9 @@ base_url = "{anthropic}"
 [routes.smart]
 deadline = "20s"
 cascade = [{{ target = "oai/gpt", attempts = 2 }}, {{ target = "ant/claude", attempts = 2 }}]
+[routes.anew]
+cascade = ["oai/gpt", "ant/claude"]
+mid_stream = "restart"
 [prices."oai/gpt"]
 input_usd_per_mtok = "1"
 output_usd_per_mtok = "2"
@@ -111,6 +114,42 @@ def test_a_broken_stream_says_what_arrived(provider: FakeProvider, settings: hea
     assert caught.value.received
     assert "echo: one two three four".startswith(caught.value.received)
     assert "seen" not in locals() or seen == caught.value.received
+
+
+def test_text_of_two_answers_is_never_joined(provider: FakeProvider, settings: headrace.Settings) -> None:
+    """Iterating for text stops at a restart with the void text; iterating again gives the new answer alone."""
+    provider.on("gpt", CutStream(after=2, answer=Answer("one two three four")))
+    provider.on("claude", Answer("five six seven"))
+    with Client(settings) as llm, llm.stream("anew", "Count") as stream:
+        pieces: list[str] = []
+        with pytest.raises(headrace.StreamRestarted, match="begins anew at ant/claude") as caught:
+            pieces.extend(stream)
+        shown = "".join(pieces)
+        assert shown and "one two three four".startswith(shown)
+        assert caught.value.received == shown
+        assert (caught.value.target, caught.value.reason) == ("ant/claude", "malformed")
+        assert "".join(stream) == "five six seven"
+        assert stream.final.text == "five six seven"
+
+
+def test_who_ignores_a_restart_has_a_broken_stream(
+    provider: FakeProvider, settings: headrace.Settings
+) -> None:
+    """Code that knows nothing of restarts sees what it knows: an answer that is not whole, and everything is released."""
+    provider.on("gpt", CutStream(after=2))
+    provider.on("claude", Answer("a b c d", delay_s=0.2))
+
+    async def read(llm: AsyncClient) -> str:
+        async with llm.stream("anew", "Count") as stream:
+            return "".join([piece async for piece in stream])
+
+    async def main() -> None:
+        async with AsyncClient(settings) as llm:
+            with pytest.raises(headrace.StreamBroken):
+                await read(llm)
+            await until(lambda: provider.requests[1].hung_up_at is not None)
+
+    asyncio.run(main())
 
 
 def test_leaving_a_stream_early_closes_upstream(provider: FakeProvider, settings: headrace.Settings) -> None:

@@ -13,13 +13,24 @@ import msgspec
 
 from headrace.call import Attempt, Call, format_usd
 from headrace.context import Plan
-from headrace.errors import InvalidOutput, ModelRefused, StreamBroken
+from headrace.errors import InvalidOutput, ModelRefused, StreamBroken, StreamRestarted
 from headrace.handler import Stream, assemble, reply_events
 from headrace.output import Mismatch, Shape
 from headrace.output.partial import Partial
 from headrace.output.schema import WRAPPER
 from headrace.tools import ToolRun
-from headrace.types import Block, Complete, Delta, Event, FinishReason, Refusal, Reply, ToolCall, Usage
+from headrace.types import (
+    Block,
+    Complete,
+    Delta,
+    Event,
+    FinishReason,
+    Refusal,
+    Reply,
+    Restart,
+    ToolCall,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -188,6 +199,9 @@ class AnswerStream(Generic[T]):
 
     Use as ``async with client.stream(...) as answer``. A stream that ends without being whole raises `StreamBroken`, with the
     text so far on `received`. With `output=` the text comes when it is valid; `partials` has it before.
+
+    On a route with `mid_stream = "restart"` an answer that breaks off may begin anew: iterating for text then raises
+    `StreamRestarted` once, which voids what came before, and iterating again gives the new answer. `events` has the marker instead.
     """
 
     def __init__(
@@ -282,18 +296,29 @@ class AnswerStream(Generic[T]):
 
     async def __anext__(self) -> str:
         while True:
-            for_text = await self._next_events()
-            text = "".join(
-                event.text for event in for_text if isinstance(event, Delta) and event.kind == "text"
-            )
-            if text:
+            pieces: list[str] = []
+            for event in await self._next_events():
+                if isinstance(event, Delta) and event.kind == "text":
+                    pieces.append(event.text)
+                elif isinstance(event, Restart):  # alone in its batch
+                    raise self._restarted(event)
+            if text := "".join(pieces):
                 return text
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
 
+    def _restarted(self, marker: Restart) -> StreamRestarted:
+        return StreamRestarted(
+            f"the answer broke off ({marker.cause}) and begins anew at {marker.target}: "
+            "forget the text so far and iterate again",
+            target=marker.target,
+            received=assemble(self._events[:-1]).text,
+            reason=marker.cause,
+        )
+
     async def events(self) -> AsyncIterator[Event]:
-        """Everything: blocks, tool calls, thinking, usage."""
+        """Everything: blocks, tool calls, thinking, usage; and `Restart`, which voids what came before it."""
         while True:
             try:
                 batch = await self._next_events()

@@ -40,6 +40,7 @@ The class says whose fault it was; `disposition` says what to do::
     │       ├── InvalidOutput   asked twice, the model did not give what was asked for
     │       └── ProviderRejected
     ├── StreamBroken            after the first content: the answer is not whole
+    │   └── StreamRestarted     and another one follows: iterate again
     ├── ToolLoopStopped         the model goes on calling functions, or goes in circles
     └── AllTargetsFailed        every level is spent; lists every attempt
 
@@ -94,6 +95,7 @@ __all__ = [
     "ShuttingDown",
     "StoreError",
     "StreamBroken",
+    "StreamRestarted",
     "ToolLoopStopped",
     "Transient",
     "Unauthorized",
@@ -482,6 +484,20 @@ class StreamBroken(HeadraceError):
         self.target = target
         self.received = received
         self.cause = cause
+
+
+class StreamRestarted(StreamBroken):
+    """The answer so far is void and another one follows from its beginning: iterate the same stream again to read it.
+
+    Raised only by iterating for text in the library, on routes with `mid_stream = "restart"`: whoever joins the pieces must not join
+    those of two answers. `received` is the void text, `target` who answers now, `reason` the kind of the error that broke the first.
+    """
+
+    kind = "stream_restarted"
+
+    def __init__(self, message: str, *, target: str = "", received: str = "", reason: str = "") -> None:
+        super().__init__(message, target=target, received=received)
+        self.reason = reason
 
 
 class ToolLoopStopped(HeadraceError):

@@ -48,6 +48,28 @@ def test_an_answer(headrace: Any, provider: FakeProvider) -> None:
     assert 9 in (body.get("max_tokens"), body.get("max_completion_tokens"))
 
 
+def test_an_answer_that_begins_anew(headrace: Any, provider: FakeProvider, write: Write) -> None:
+    """The void beginning ends its line, a note says so, and the new answer follows whole."""
+    write(
+        f"""
+        [providers.fake]
+        dialect = "openai-chat"
+        base_url = "{provider.base_url}"
+        [routes.default]
+        cascade = ["fake/first", "fake/second"]
+        mid_stream = "restart"
+        """
+    )
+    provider.on("first", CutStream(after=2, answer=Answer("one two three four")))
+    provider.on("second", Answer("five six"))
+    ran = headrace("ask", "-q", "x")
+    void, whole = ran.out.splitlines()
+    assert ran.code == 0
+    assert void and "one two three".startswith(void.rstrip())
+    assert whole == "five six"
+    assert "that answer is void, fake/second begins anew" in ran.err
+
+
 @pytest.mark.usefixtures("settings")
 def test_without_streaming(headrace: Any, provider: FakeProvider) -> None:
     """The same answer, asked for whole; `-q` says nothing on standard error."""

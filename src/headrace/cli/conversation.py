@@ -14,7 +14,7 @@ from headrace.call import format_usd
 from headrace.cli import options
 from headrace.cli.console import Console, attempt_members, error_members
 from headrace.config import Settings
-from headrace.errors import ConfigError, HeadraceError
+from headrace.errors import ConfigError, HeadraceError, StreamRestarted
 from headrace.types import Message, Text
 
 if TYPE_CHECKING:
@@ -215,6 +215,12 @@ def _print(console: Console, pieces: Iterable[str]) -> None:
     try:
         for written in pieces:
             console.write(written)
+    except StreamRestarted as restarted:
+        console.write("\n")
+        console.note(
+            f"{restarted.reason}: that answer is void, {restarted.target} begins anew", style="yellow"
+        )
+        _print(console, pieces)
     except BaseException:
         if written:
             console.write("\n")
