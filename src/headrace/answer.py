@@ -35,6 +35,8 @@ from headrace.types import (
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
+    from headrace.rounds import Rounds
+
     T = TypeVar("T", default=Any)
 else:
     from typing import TypeVar
@@ -198,7 +200,8 @@ class AnswerStream(Generic[T]):
     """An answer as it comes. Iterate for its text; leave early and the provider's connection is closed.
 
     Use as ``async with client.stream(...) as answer``. A stream that ends without being whole raises `StreamBroken`, with the
-    text so far on `received`. With `output=` the text comes when it is valid; `partials` has it before.
+    text so far on `received`. With `output=` the text comes when it is valid; `partials` has it before. Where `tools` are functions,
+    the model's answers of all rounds come one after the other, and the functions run between them.
 
     On a route with `mid_stream = "restart"` an answer that breaks off may begin anew: iterating for text then raises
     `StreamRestarted` once, which voids what came before, and iterating again gives the new answer. `events` has the marker instead.
@@ -206,29 +209,25 @@ class AnswerStream(Generic[T]):
 
     def __init__(
         self,
-        open_stream: Callable[[Callable[[str | None], None]], Coroutine[Any, Any, Opened]],
-        end: Callable[[Call, int], None],
+        rounds: Callable[[], Coroutine[Any, Any, Rounds[T]]],
         shape: Callable[[], Shape[T] | None],
     ) -> None:
-        self._open = open_stream
-        self._end = end
+        self._ask = rounds
         self._form = shape
         self._shape: Shape[T] | None = None
+        self._rounds: Rounds[T] | None = None
         self._opening: asyncio.Task[Opened] | None = None
         self._pieces: asyncio.Queue[str | _Over | None] = asyncio.Queue()
         self._stream: Stream | None = None
         self._call: Call | None = None
         self._events: list[Event] = []
         self._whole = False
+        self._left = False
 
     async def __aenter__(self) -> Self:
         self._shape = self._form()
-        if self._shape is None:
-            opened = await self._open(_ignore)
-            self._stream, self._call = opened.stream, opened.call
-        else:
-            self._opening = asyncio.create_task(self._open(self._pieces.put_nowait))
-            self._opening.add_done_callback(lambda _: self._pieces.put_nowait(_Over.OVER))
+        self._rounds = await self._ask()
+        await self._begin(self._rounds)
         return self
 
     async def __aexit__(
@@ -246,8 +245,19 @@ class AnswerStream(Generic[T]):
                 self._stream, self._call = opening.result().stream, opening.result().call
         if self._stream is not None:
             await self._stream.aclose()
-        if self._call is not None:
-            self._end(self._call, 200 if self._whole else 499)
+        if self._call is not None and self._rounds is not None:
+            self._rounds.end(self._call, 200 if self._whole else 499)
+
+    async def _begin(self, rounds: Rounds[T]) -> None:
+        """Ask. An answer with a form is waited for in the background, so that its pieces can be watched."""
+        self._events, self._left = [], False
+        if self._shape is None:
+            opened = await rounds.ask(stream=True)
+            self._stream, self._call = opened.stream, opened.call
+        else:
+            self._stream = self._call = None
+            self._opening = asyncio.create_task(rounds.ask(stream=True, watch=self._pieces.put_nowait))
+            self._opening.add_done_callback(lambda _: self._pieces.put_nowait(_Over.OVER))
 
     async def _opened(self) -> None:
         """The answer has its form, or has failed."""
@@ -269,24 +279,30 @@ class AnswerStream(Generic[T]):
         Raises:
             RuntimeError: No `output=` was asked for.
         """
-        entered = self._opening is None and self._stream is None
+        entered = self._rounds is None
         if entered:
             await self.__aenter__()
         try:
             if self._shape is None:
                 raise RuntimeError("partials are of an answer that was asked for with output=")
-            partial, last, over = Partial(), None, self._opening is None
-            while not over:
-                piece = await self._pieces.get()
-                if piece is _Over.OVER:
-                    over = True
-                elif piece is None:
-                    partial = Partial()
-                elif (value := _unwrapped(partial.feed(piece), self._shape)) is not None and value != last:
-                    last = value
-                    yield value
-            async for _ in self:
-                pass
+            last = None
+            while True:
+                partial, over = Partial(), self._opening is None
+                while not over:
+                    piece = await self._pieces.get()
+                    if piece is _Over.OVER:
+                        over = True
+                    elif piece is None:
+                        partial = Partial()
+                    elif (
+                        value := _unwrapped(partial.feed(piece), self._shape)
+                    ) is not None and value != last:
+                        last = value
+                        yield value
+                while await self._step() is not None:
+                    pass
+                if not await self._go_on():
+                    break
             whole = _plain(self.final.text)
             if whole != last:
                 yield whole
@@ -318,7 +334,8 @@ class AnswerStream(Generic[T]):
         )
 
     async def events(self) -> AsyncIterator[Event]:
-        """Everything: blocks, tool calls, thinking, usage; and `Restart`, which voids what came before it."""
+        """Everything: blocks, tool calls, thinking, usage; of all rounds, each beginning with its `Start`; and `Restart`, which voids
+        what came before it."""
         while True:
             try:
                 batch = await self._next_events()
@@ -328,18 +345,24 @@ class AnswerStream(Generic[T]):
                 yield event
 
     async def _next_events(self) -> list[Event]:
+        while (events := await self._step()) is None:
+            if not await self._go_on():
+                raise StopAsyncIteration
+        return events
+
+    async def _step(self) -> list[Event] | None:
+        """The next events of this round; None at its end."""
         await self._opened()
-        if self._stream is None or self._call is None:
+        if self._stream is None or self._call is None or self._rounds is None:
             raise RuntimeError("a stream is used as 'async with client.stream(...) as answer'")
         try:
             batch = await anext(aiter(self._stream))
         except StopAsyncIteration:
-            self._whole = True
-            self._end(self._call, 200)
-            raise
+            self._rounds.end(self._call, 200)
+            return None
         except StreamBroken as error:
             error.received = assemble(self._events).text
-            self._end(self._call, error.http_status)
+            self._rounds.end(self._call, error.http_status)
             raise
         events: list[Event] = []
         for frame in batch:
@@ -347,6 +370,24 @@ class AnswerStream(Generic[T]):
                 events += reply_events(event.reply) if isinstance(event, Complete) else [event]
         self._events += events
         return events
+
+    async def _go_on(self) -> bool:
+        """After a round: run the functions that it calls and begin another; False where it was the last."""
+        assert self._rounds is not None and self._call is not None
+        if self._left:
+            return False
+        self._left = True  # whatever happens below, nothing is run twice for one round
+        reply = assemble(self._events)
+        if reply.tool_calls and await self._rounds.go_on(self._rounds.answer(reply, self._call)):
+            await self._begin(self._rounds)
+            return True
+        self._whole = True
+        return False
+
+    @property
+    def tool_runs(self) -> tuple[ToolRun, ...]:
+        """What was run so far."""
+        return () if self._rounds is None else tuple(self._rounds.runs)
 
     @property
     def final(self) -> Answer[T]:
@@ -356,15 +397,9 @@ class AnswerStream(Generic[T]):
             RuntimeError: It has not.
             ModelRefused: A value was asked for, and the model declined.
         """
-        if not self._whole or self._call is None:
+        if not self._whole or self._call is None or self._rounds is None:
             raise RuntimeError("the answer is not whole yet: read the stream to its end first")
-        reply = assemble(self._events)
-        read = None if self._shape is None else read_value(reply, self._shape, self._call)
-        return Answer(reply, self._call, read)
-
-
-def _ignore(piece: str | None) -> None:
-    """Nobody watches."""
+        return self._rounds.answer(assemble(self._events), self._call)
 
 
 class _Over(Enum):

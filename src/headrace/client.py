@@ -10,23 +10,23 @@ import asyncio
 import functools
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self
 
 import msgspec
 
-from headrace.answer import Answer, AnswerStream, Opened, Taken, read_value
-from headrace.call import Call
+from headrace.answer import Answer, AnswerStream, Taken
 from headrace.content import Prompt, as_messages
 from headrace.engine import Engine, Levels
-from headrace.errors import HeadraceError, InvalidRequest, ToolLoopStopped
-from headrace.handler import Body, Request, Route, Stream, collect
+from headrace.errors import InvalidRequest
+from headrace.handler import Route
 from headrace.output import Shape, shape_of
 from headrace.prompts.prompt import Filled
+from headrace.rounds import Asked, Rounds
 from headrace.tokens import estimate_chat
-from headrace.tools import Approve, FunctionTool, Repeats, ToolRun, function_tool, run_calls
+from headrace.tools import Approve, FunctionTool, ToolRun, function_tool
 from headrace.types import Chat, Event, Message, Reasoning, ResponseFormat, Tool, ToolChoice, Usage
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class AsyncClient:
             ProviderError: A final error that no other level would cure (bad request, content filter).
             RequestError: The request itself is at fault.
         """
-        asked = await self._asked(
+        rounds = await self._rounds(
             model,
             prompt,
             output,
@@ -173,6 +173,9 @@ class AsyncClient:
             stop,
             seed,
             tools,
+            max_rounds,
+            approve,
+            tool_timeout,
             tool_choice,
             response_format,
             reasoning,
@@ -180,9 +183,9 @@ class AsyncClient:
             user,
             tags,
         )
-        if asked.functions:
-            return await self._rounds(asked, max_rounds, approve, tool_timeout)
-        return await self._answered(asked, asked.chat)
+        while await rounds.go_on(answer := await rounds.whole()):
+            pass
+        return answer
 
     def stream(
         self,
@@ -196,7 +199,10 @@ class AsyncClient:
         top_p: float | None = None,
         stop: Sequence[str] = (),
         seed: int | None = None,
-        tools: Sequence[Tool] = (),
+        tools: Sequence[Tool | Callable[..., object]] = (),
+        max_rounds: int = 8,
+        approve: Approve | None = None,
+        tool_timeout: float = 60.0,
         tool_choice: ToolChoice | None = None,
         response_format: ResponseFormat | None = None,
         reasoning: Reasoning | None = None,
@@ -204,11 +210,11 @@ class AsyncClient:
         user: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> AnswerStream[T]:
-        """As `chat`, answered as it comes; the errors of `chat` are raised on entering. With `output=` the text comes when it is
-        valid, and so do its errors; `partials` has what grows before."""
+        """As `chat`, answered as it comes; the errors of `chat` are raised on entering, those of later rounds while reading. The text is
+        that of all rounds. With `output=` it comes when it is valid, and so do its errors; `partials` has what grows before."""
 
-        async def open_stream(watch: Callable[[str | None], None]) -> Opened:
-            asked = await self._asked(
+        async def rounds() -> Rounds[T]:
+            return await self._rounds(
                 model,
                 prompt,
                 output,
@@ -219,6 +225,9 @@ class AsyncClient:
                 stop,
                 seed,
                 tools,
+                max_rounds,
+                approve,
+                tool_timeout,
                 tool_choice,
                 response_format,
                 reasoning,
@@ -226,13 +235,11 @@ class AsyncClient:
                 user,
                 tags,
             )
-            stream, call = await self._ask(asked, asked.chat, stream=True, watch=watch)
-            return Opened(stream, call)
 
         def shape() -> Shape[T] | None:
             return _shape(model, prompt, output)
 
-        return AnswerStream(open_stream, self._end, shape)
+        return AnswerStream(rounds, shape)
 
     async def models(self) -> list[ModelInfo]:
         """The names that can be asked: own ones, routes, and the catalogue's models of providers whose key is there."""
@@ -267,7 +274,7 @@ class AsyncClient:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    async def _asked(
+    async def _rounds(
         self,
         model: Levels | Filled,
         prompt: Prompt | Filled | None,
@@ -279,13 +286,16 @@ class AsyncClient:
         stop: Sequence[str],
         seed: int | None,
         tools: Sequence[Tool | Callable[..., object]],
+        max_rounds: int,
+        approve: Approve | None,
+        tool_timeout: float,
         tool_choice: ToolChoice | None,
         response_format: ResponseFormat | None,
         reasoning: Reasoning | None,
         timeout: float | None,
         user: str | None,
         tags: Mapping[str, str] | None,
-    ) -> _Asked[T]:
+    ) -> Rounds[T]:
         levels, text, filled = _told(model, prompt)
         shape: Shape[T] | None = _shape(model, prompt, output)
         if shape is not None:
@@ -314,127 +324,23 @@ class AsyncClient:
             response_format=response_format,
             reasoning=reasoning,
         )
-        return _Asked(self._route(levels), chat, shape, functions, timeout, user, tagged)
+        asked = Asked(
+            route=self._route(levels),
+            chat=chat,
+            shape=shape,
+            functions=functions,
+            max_rounds=max_rounds,
+            approve=approve,
+            tool_timeout=tool_timeout,
+            timeout=timeout,
+            user=user,
+            tags=tagged,
+        )
+        return Rounds(self.engine, asked)
 
     def _route(self, model: Levels) -> Route:
         own = self._models.get(model) if isinstance(model, str) else None
         return self.engine.levels(own if own is not None else model)
-
-    async def _ask(
-        self,
-        asked: _Asked[Any],
-        chat: Chat,
-        *,
-        stream: bool,
-        watch: Callable[[str | None], None] | None = None,
-        deadline: float = float("inf"),
-        spent: int = 0,
-        tags: Mapping[str, str] | None = None,
-    ) -> tuple[Stream, Call]:
-        engine, route = self.engine, asked.route
-        call = engine.new_call(model=route.name, stream=stream)
-        call.route, call.user, call.tags = route.name, asked.user, {**asked.tags, **(tags or {})}
-        request = Request(
-            body=Body(chat=chat),
-            route=route,
-            call=call,
-            stream=stream,
-            wants_usage=True,
-            max_tokens=route.output_limit(chat.max_tokens),
-            max_cost=None if route.max_cost is None or not spent else max(0, route.max_cost - spent),
-            timeout_s=asked.timeout,
-            deadline=deadline,
-            output=asked.shape,
-            watch=None if asked.shape is None else watch,
-        )
-        try:
-            return await engine.handle(request), call
-        except HeadraceError as error:
-            self._end(call, error.http_status)
-            raise
-        except BaseException:
-            self._end(call, 499)
-            raise
-
-    async def _answered(
-        self,
-        asked: _Asked[T],
-        chat: Chat,
-        *,
-        deadline: float = float("inf"),
-        spent: int = 0,
-        tags: Mapping[str, str] | None = None,
-    ) -> Answer[T]:
-        stream, call = await self._ask(asked, chat, stream=False, deadline=deadline, spent=spent, tags=tags)
-        reply = await collect(stream)
-        self._end(call, 200)
-        if asked.shape is None or (reply.tool_calls and asked.chat.tools):
-            return Answer(reply, call)
-        return Answer(reply, call, read_value(reply, asked.shape, call))
-
-    async def _rounds(
-        self, asked: _Asked[T], max_rounds: int, approve: Approve | None, tool_timeout: float
-    ) -> Answer[T]:
-        """Ask, run what the model calls, and ask again, until it answers. One deadline, one cap and one tag over all rounds."""
-        if max_rounds < 1:
-            raise InvalidRequest(f"max_rounds must be 1 or more, not {max_rounds!r}", param="max_rounds")
-        clock = self.engine.clock
-        limit = (
-            asked.route.deadline_s if asked.timeout is None else min(asked.timeout, asked.route.deadline_s)
-        )
-        deadline = clock.now() + limit
-        chat, repeats = asked.chat, Repeats()
-        rounds: list[Answer[T]] = []
-        runs: list[ToolRun] = []
-        spent = 0
-        tags: dict[str, str] = {}
-        while True:
-            answer = await self._answered(asked, chat, deadline=deadline, spent=spent, tags=tags)
-            calls = answer.tool_calls
-            told_only = {tool.name for tool in asked.chat.tools} - asked.functions.keys()
-            if not calls or any(call.name in told_only for call in calls):
-                return replace(answer, rounds=tuple(rounds), tool_runs=tuple(runs))
-            rounds.append(answer)
-            tags = {"loop": rounds[0].id}
-            try:
-                repeats.count(calls)
-                if len(rounds) >= max_rounds:
-                    raise ToolLoopStopped(
-                        f"the model still calls functions after {max_rounds} rounds: "
-                        f"{', '.join(call.name for call in calls)}",
-                        reason="max_rounds",
-                    )
-            except ToolLoopStopped as stopped:
-                stopped.answers, stopped.runs = tuple(rounds), tuple(runs)
-                raise
-            results, ran = await run_calls(
-                calls,
-                asked.functions,
-                approve=approve,
-                timeout_s=tool_timeout,
-                deadline=deadline,
-                clock=clock,
-            )
-            runs += ran
-            spent += answer.call.cost or 0
-            said = Message(role="assistant", content=answer.content)
-            chat = msgspec.structs.replace(chat, messages=(*chat.messages, said, results))
-
-    def _end(self, call: Call, status: int) -> None:
-        call.end(status, self.engine.clock.now())
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked(Generic[T]):
-    """What one call of the client asks for, whatever it was given as."""
-
-    route: Route
-    chat: Chat
-    shape: Shape[T] | None
-    functions: Mapping[str, FunctionTool]
-    timeout: float | None
-    user: str | None
-    tags: Mapping[str, str]
 
 
 def _told(model: Levels | Filled, prompt: Prompt | Filled | None) -> tuple[Levels, Prompt, Filled | None]:
@@ -588,6 +494,11 @@ class SyncAnswerStream(Generic[T]):
 
         while (value := self._portal.run(step())) is not None:
             yield value[0]
+
+    @property
+    def tool_runs(self) -> tuple[ToolRun, ...]:
+        """See `AnswerStream.tool_runs`."""
+        return self._stream.tool_runs
 
     @property
     def final(self) -> Answer[T]:

@@ -239,3 +239,174 @@ def test_pydantic_parameters_and_a_value_at_the_end(tmp_path: Path, target: str)
         answer = llm.chat(target, "?", tools=[capital], output=Place)
         assert answer.value == Place(city="Paris")
         assert answer.tool_runs[0].result == '{"city":"Paris"}'
+
+
+@BOTH
+def test_a_stream_runs_functions_too(tmp_path: Path, target: str) -> None:
+    """The words of both rounds come in order, the functions run between them, and the final answer has both rounds."""
+    with FakeProvider() as provider, headrace.Client(settings(tmp_path, provider)) as llm:
+        provider.script(
+            Answer(
+                "Let me look. ", tool_calls=[("weather", {"city": "Paris"}), ("weather", {"city": "Rome"})]
+            ),
+            Answer("Mild in both."),
+        )
+        with llm.stream(target, "Paris and Rome?", tools=[weather], max_rounds=4) as stream:
+            first = next(iter(stream))
+            assert first.startswith("Let") and len(provider.requests) == 1 and not stream.tool_runs
+            assert first + "".join(stream) == "Let me look. Mild in both."
+        answer = stream.final
+        assert answer.text == "Mild in both."
+        assert [run.result for run in answer.tool_runs] == ["Paris: 20 C", "Rome: 20 C"]
+        assert stream.tool_runs == answer.tool_runs
+        assert len(answer.rounds) == 1 and len(answer.attempts) == 2
+        assert "Rome: 20 C" in json.dumps(provider.requests[1].json["messages"])
+        assert [r.json["stream"] for r in provider.requests] == [True, True]
+        provider.script(calls(("weather", {"city": "Paris"})), Answer("Mild."))
+        with llm.stream(target, "Paris?", tools=[weather]) as stream:
+            kinds = [type(event).__name__ for event in stream.events()]
+        assert kinds.count("Start") == 2 and kinds.count("Finish") == 2
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_all_rounds_share_one_group_of_the_ledger(tmp_path: Path, streamed: bool) -> None:
+    """Every row of a loop, its first too, has the tag `loop` with the id of the first request."""
+    with FakeProvider() as provider, headrace.Client(settings(tmp_path, provider)) as llm:
+        provider.script(calls(("weather", {"city": "A"})), calls(("weather", {"city": "B"})), Answer("ok"))
+        if streamed:
+            with llm.stream("openish/m", "?", tools=[weather]) as stream:
+                list(stream)
+            answer = stream.final
+        else:
+            answer = llm.chat("openish/m", "?", tools=[weather])
+        store = llm.client.engine.store
+
+        async def rows() -> list[Any]:
+            await store.flush()
+            return await store.recent(10)
+
+        found = llm.portal.run(rows())
+        assert len(found) == 3
+        assert {row.tags["loop"] for row in found} == {answer.rounds[0].id}
+        assert {attempt.tags["loop"] for row in found for attempt in row.attempts} == {answer.rounds[0].id}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_all_rounds_share_one_cap(tmp_path: Path, streamed: bool) -> None:
+    """What the first round cost is not there for the second: it is refused before it is sent."""
+    (tmp_path / "headrace.toml").write_text("""
+[prices."openai/m"]
+input_usd_per_mtok = "1"
+output_usd_per_mtok = "1"
+[routes.capped]
+cascade = ["openai/m"]
+max_output_tokens = 6000
+max_cost_usd = "0.014"
+""")
+    own = headrace.load(tmp_path / "headrace.toml", environ={"OPENAI_API_KEY": "k"})
+    ran: list[str] = []
+
+    def note(text: str) -> str:
+        """Note something."""
+        ran.append(text)
+        return text
+
+    with headrace.fake("unused", settings=own) as llm:
+        # 100 tokens in and 6,000 out cost $0.0061 each time, and more than $0.006 must be free for a round.
+        llm.provider.default = lambda request: Answer(
+            tool_calls=[("note", {"text": str(request.number)})], usage=(100, 6000)
+        )
+
+        def loop() -> None:
+            if streamed:
+                with llm.stream("capped", "?", tools=[note]) as stream:
+                    list(stream)
+            else:
+                llm.chat("capped", "?", tools=[note])
+
+        with pytest.raises(headrace.BudgetExceeded):
+            loop()
+        assert len(llm.provider.requests) == len(ran) == 2
+
+
+def test_a_streamed_loop_stops_as_a_buffered_one_does(tmp_path: Path) -> None:
+    """Circles and the deadline end it while it is read, and reading on runs nothing again."""
+    ran: list[str] = []
+
+    def again(city: str) -> str:
+        ran.append(city)
+        return city
+
+    async def eat() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    with FakeProvider() as provider, headrace.Client(settings(tmp_path, provider)) as llm:
+        provider.default = calls(("again", {"city": "X"}))
+        with llm.stream("openish/m", "?", tools=[again]) as stream:
+            with pytest.raises(headrace.ToolLoopStopped, match="3 times"):
+                list(stream)
+            assert list(stream) == [] and ran == ["X", "X"]
+            with pytest.raises(RuntimeError, match="not whole"):
+                _ = stream.final
+        provider.default = calls(("eat", {}))
+        with (
+            pytest.raises(headrace.HeadraceError),
+            llm.stream("openish/m", "?", tools=[eat], timeout=0.3) as s,
+        ):
+            list(s)
+
+
+def test_leaving_a_streamed_loop_stops_its_functions(tmp_path: Path) -> None:
+    """Whoever leaves while a function runs cancels it, and no further request is sent."""
+
+    async def main() -> None:
+        started, ended = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> str:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+            return ""
+
+        async with FakeProvider() as provider, headrace.AsyncClient(settings(tmp_path, provider)) as llm:
+            provider.default = calls(("slow", {}))
+
+            async def read() -> None:
+                async with llm.stream("openish/m", "?", tools=[slow]) as stream:
+                    async for _ in stream:
+                        pass
+
+            reader = asyncio.create_task(read())
+            await started.wait()
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+            assert ended.is_set() and len(provider.requests) == 1
+
+    asyncio.run(main())
+
+
+@BOTH
+def test_partials_of_a_streamed_loop(tmp_path: Path, target: str) -> None:
+    """The value of the last round grows, after the functions have run."""
+
+    def capital(country: str) -> str:
+        return "Paris" + country
+
+    final = (
+        Answer(chunks=['{"city": "Pa', 'ris"}'])
+        if target == "openish/m"
+        else calls(("answer", {"city": "Paris"}))
+    )
+    with FakeProvider() as provider, headrace.Client(settings(tmp_path, provider)) as llm:
+        provider.script(calls(("capital", {"country": "France"})), final)
+        with llm.stream(target, "?", tools=[capital], output=Place) as stream:
+            seen = list(stream.partials())
+        assert seen[0] == {"city": "Pa"} or target != "openish/m"
+        assert seen[-1] == {"city": "Paris"} and stream.final.value == Place(city="Paris")
+        assert len(stream.final.tool_runs) == 1
+        provider.script(calls(("capital", {"country": "France"})), final)
+        with llm.stream(target, "?", tools=[capital], output=Place) as stream:
+            assert json.loads("".join(stream)) == {"city": "Paris"}
