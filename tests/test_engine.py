@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import headrace
 from headrace.engine import LAYERS, Engine, as_route
-from headrace.errors import UnknownModel
-from headrace.handler import Route
-from headrace.types import Target
+from headrace.errors import CredentialsMissing, UnknownModel
+from headrace.handler import Body, Route
+from headrace.testing import make_request
+from headrace.types import Chat, Target, Tool
 
 TOML = """
 [providers.vllm]
@@ -19,6 +21,14 @@ base_url = "http://127.0.0.1:9/v1"
 [routes.smart]
 deadline = "9s"
 cascade = [{ target = "vllm/a", attempts = 4 }, "local/default"]
+"""
+
+
+KEYS = """
+[providers.groq]
+base_url = "https://groq.internal.example/v1"
+[routes.r]
+cascade = ["openai/gpt-4o", "groq/x", "mistral/y"]
 """
 
 
@@ -53,6 +63,30 @@ def test_the_order_of_the_default_stack() -> None:
     assert names == [name for name in order if name in names]
     assert set(order) - set(names) <= {"output", "breaker"}
     assert all(len(note.reason) > 20 for note in LAYERS)
+
+
+def test_a_known_service_without_a_key_is_not_asked(tmp_path: Path) -> None:
+    """The reason says which variable to set; a server of one's own at another address is asked, key or not."""
+    house = engine(tmp_path, KEYS, MISTRAL_API_KEY="sk-m")
+    openai, groq, mistral = (
+        house._misfit(target, make_request()) for target in house.settings.routes["r"].cascade
+    )
+    assert openai is not None and isinstance(openai.error, CredentialsMissing) and openai.certain
+    assert "no key is configured for openai: set OPENAI_API_KEY" in str(openai.error)
+    assert groq is None
+    assert mistral is None
+
+
+def test_the_embedded_model_has_no_tools(tmp_path: Path) -> None:
+    """It is passed over for certain by requests with tools, and by those alone."""
+    house, target = engine(tmp_path), Target("local", "default", 1)
+    tool = Tool(name="f", parameters=msgspec.Raw(b"{}"))
+    tooled = msgspec.structs.replace(
+        make_request(), body=Body(chat=Chat(model="", messages=(), tools=(tool,)))
+    )
+    found = house._misfit(target, tooled)
+    assert found is not None and found.certain and "has no tools" in str(found.error)
+    assert house._misfit(target, make_request()) is None
 
 
 def test_names_of_models(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ from headrace.budget import Caps, OpenAccount, Purse, Reserve, bound
 from headrace.call import Call, Nanodollars
 from headrace.clock import Clock, SystemClock
 from headrace.context import Context, Library
-from headrace.errors import InvalidRequest, UnknownModel
+from headrace.errors import CredentialsMissing, InvalidRequest, UnknownModel
 from headrace.handler import Dialect, Handler, Layer, Request, Route, Stream, stack
 from headrace.layers.breaker import Breaker
 from headrace.layers.cascade import Cascade
 from headrace.layers.deadline import Deadline
+from headrace.layers.fitness import Misfit, misfit
 from headrace.layers.hold import Hold
 from headrace.layers.identity import identity
 from headrace.layers.ledger import Ledger
@@ -37,7 +38,7 @@ from headrace.prices import Catalog, Model
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
 from headrace.providers.upstream import Endpoint, Upstream
 from headrace.store import MemoryStore, Store
-from headrace.types import Image, Target
+from headrace.types import Target
 
 if TYPE_CHECKING:
     from headrace.cache.layer import Cache
@@ -153,7 +154,7 @@ class Engine:
                 Caps(budgets.total, budgets.users, budgets.teams, budgets.tags), self.purse
             ),
             "restart": RestartStreams(self.clock),
-            "cascade": Cascade(self.clock, self._lacks, self._translated, self.store.record_attempt),
+            "cascade": Cascade(self.clock, self._misfit, self._translated, self.store.record_attempt),
             "output": Output(self.clock, self._means),
             "context": Context(self.limits, self._libraries()),
             "retry": Retry(self.clock, random),
@@ -321,15 +322,13 @@ class Engine:
                 headers=(("content-type", "application/json"), ("authorization", f"Bearer {key}")),
             )
 
-        lacks = frozenset({"tools", "images"})
-        return Upstream(
-            "local", dialect, started, self.transport, self.clock, lacks=lacks, always_stream=True
-        )
+        return Upstream("local", dialect, started, self.transport, self.clock, always_stream=True)
 
     def limits(self, provider: str, model: str) -> Model | None:
         """What the catalogue knows of a model; the embedded one's window is a setting."""
         if provider == "local":
-            return Model(provider=provider, id=model, context_total=self.settings.local.context)
+            window = self.settings.local.context
+            return Model(provider=provider, id=model, context_total=window, tools=False, images=False)
         return self.catalog.model(provider, model)
 
     def _libraries(self) -> dict[str, Library]:
@@ -349,15 +348,14 @@ class Engine:
             local=target.provider == "local",
         )
 
-    def _lacks(self, target: Target, request: Request) -> str | None:
-        lacks = self.upstream(target.provider).lacks
-        if not lacks:
-            return None
-        chat = request.body.chat
-        if "tools" in lacks and chat.tools:
-            return "tools"
-        blocks = (block for message in chat.messages for block in message.content)
-        return "images" if "images" in lacks and any(isinstance(block, Image) for block in blocks) else None
+    def _misfit(self, target: Target, request: Request) -> Misfit | None:
+        provider = self.settings.providers.get(target.provider)
+        if provider is not None and provider.public and not provider.usable:
+            fix = f"set {provider.key_variable}" if provider.key_variable else "give it an api_key"
+            said = f"no key is configured for {target.provider}: {fix}"
+            return Misfit(CredentialsMissing(said, target=str(target)), certain=True)
+        model = self.limits(target.provider, target.model)
+        return None if model is None else misfit(target, request, model)
 
     def _translated(self, target: Target, request: Request) -> bool:
         dialect: Dialect | None = request.body.dialect

@@ -31,6 +31,7 @@ The class says whose fault it was; `disposition` says what to do::
     │   │   └── ModelFailed     the model, not the service, produced something unusable
     │   └── Permanent           will not pass for this request at this target
     │       ├── CredentialsInvalid
+    │       │   └── CredentialsMissing   not asked: there is no key for it
     │       ├── QuotaExhausted
     │       ├── ModelNotFound
     │       ├── ContextTooLong
@@ -70,6 +71,7 @@ __all__ = [
     "ContentFiltered",
     "ContextTooLong",
     "CredentialsInvalid",
+    "CredentialsMissing",
     "DeadlineExceeded",
     "Disposition",
     "Forbidden",
@@ -395,6 +397,12 @@ class CredentialsInvalid(Permanent):
     """The provider does not accept our key, or not for this."""
 
     kind = "credentials_invalid"
+
+
+class CredentialsMissing(CredentialsInvalid):
+    """The provider was not asked: no key is configured for it."""
+
+    kind = "credentials_missing"
 
 
 class QuotaExhausted(Permanent):

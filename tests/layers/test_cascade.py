@@ -15,6 +15,7 @@ from headrace.errors import (
     AllTargetsFailed,
     ContentFiltered,
     CredentialsInvalid,
+    CredentialsMissing,
     ModelNotFound,
     ProviderError,
     ProviderOverloaded,
@@ -28,6 +29,7 @@ from headrace.errors import (
 from headrace.handler import Handler, Request, Route, Stream, collect, stack
 from headrace.layers.cascade import Cascade, spent_status
 from headrace.layers.deadline import Deadline
+from headrace.layers.fitness import Misfit
 from headrace.layers.ledger import Ledger
 from headrace.layers.retry import Backoff, Retry, full_jitter, next_attempt
 from headrace.layers.timeout import Timeout
@@ -41,14 +43,14 @@ class House:
     """The default stack over one scripted provider."""
 
     def __init__(
-        self, *, chance: float = 0.5, translated: bool = False, lacks: dict[str, str] | None = None
+        self, *, chance: float = 0.5, translated: bool = False, misfits: dict[str, Misfit] | None = None
     ) -> None:
         self.clock = ManualClock()
         self.provider = ScriptedHandler(self.clock)
         self.rows: list[tuple[Call, Attempt]] = []
         self.handle: Handler = stack(
             Deadline(self.clock),
-            Cascade(self.clock, lambda target, _: (lacks or {}).get(str(target)), lambda *_: translated),
+            Cascade(self.clock, lambda target, _: (misfits or {}).get(str(target)), lambda *_: translated),
             Retry(self.clock, lambda: chance),
             Ledger(
                 lambda provider, model, usage: usage.total_tokens,
@@ -194,20 +196,59 @@ def test_content_filter_follows_the_routes_rule(rule: str, asked_targets: list[s
     assert house.provider.targets == asked_targets
 
 
-def test_a_target_that_lacks_a_feature_is_skipped() -> None:
-    """It is not an attempt; the warning says why."""
-    house = House(lacks={A: "tools"})
+def no(target: str, what: str, *, certain: bool = True) -> Misfit:
+    """A target that lacks something."""
+    return Misfit(Unsupported(f"{target} has no {what}"), certain)
+
+
+KEYLESS = Misfit(CredentialsMissing("no key is configured for a: set A_API_KEY"), certain=True)
+
+
+def test_a_target_that_cannot_serve_is_skipped() -> None:
+    """Nothing is sent; it stands among the attempts with its reason and without a cost, and a warning says so."""
+    house = House(misfits={A: no(A, "tools")})
     asked = request(A, B, house=house)
     house.run(house.ask(asked))
     assert house.provider.targets == [B]
-    assert asked.call.warnings == [f"skipped {A}: it has no tools"]
+    assert asked.call.warnings == [f"skipped {A}: {A} has no tools"]
+    skipped, answered = asked.call.attempts
+    assert (skipped.outcome, skipped.error_kind, skipped.note) == (
+        "skipped",
+        "unsupported",
+        f"{A} has no tools",
+    )
+    assert (skipped.cost, answered.outcome, asked.call.sent) == (0, "ok", 1)
 
 
 def test_no_target_can_serve() -> None:
-    """When every target is skipped the caller learns what each lacks."""
-    house = House(lacks={A: "tools", B: "images"})
+    """When every target is skipped for certain the caller learns what each lacks."""
+    house = House(misfits={A: no(A, "tools"), B: no(B, "images")})
     with pytest.raises(Unsupported, match=r"a/one has no tools; b/two has no images"):
         house.run(house.ask(request(A, B, house=house)))
+
+
+def test_whoever_may_be_able_is_asked_when_nobody_fits() -> None:
+    """A catalogue that errs does not refuse a request: its provider decides."""
+    house = House(misfits={A: no(A, "tools"), B: no(B, "tools", certain=False)})
+    asked = request(A, B, house=house)
+    house.run(house.ask(asked))
+    assert house.provider.targets == [B]
+    assert [attempt.outcome for attempt in asked.call.attempts] == ["skipped", "ok"]
+
+
+def test_a_provider_without_a_key_is_passed_over() -> None:
+    """Others answer; with nobody else it is an error of ours, 502, that says what to set, and nothing was sent."""
+    house = House(misfits={A: KEYLESS})
+    house.run(house.ask(request(A, B, house=house)))
+    assert house.provider.targets == [B]
+    with pytest.raises(CredentialsMissing, match="set A_API_KEY") as caught:
+        house.run(house.ask(request(A, attempts=3, house=house)))
+    assert caught.value.http_status == 502
+    house.provider.on(B, always=CredentialsInvalid("refused", http=401))
+    with pytest.raises(AllTargetsFailed) as spent:
+        house.run(house.ask(request(A, B, house=house)))
+    assert spent.value.http_status == 502
+    assert "credentials_missing" in spent.value.report()
 
 
 def test_all_spent_lists_every_attempt() -> None:
@@ -420,12 +461,17 @@ def test_full_jitter_is_within_its_interval(attempt: int, chance: float) -> None
 
 
 def test_spent_status_table() -> None:
-    """429 if all were rate limited, 504 at the deadline, the shared 4xx if all agree, else 503."""
+    """429 if all were rate limited, 504 at the deadline, 502 for our own accounts, the shared 4xx if all agree, else 503."""
     limited, busy = ProviderRateLimited("x", http=429), ProviderOverloaded("x", http=529)
     lost, forbidden = ModelNotFound("x", http=404), CredentialsInvalid("x", http=403)
     assert spent_status([limited, limited], deadline_passed=False) == 429
     assert spent_status([limited, busy], deadline_passed=False) == 503
     assert spent_status([lost, lost], deadline_passed=False) == 404
+    broke = QuotaExhausted("x", http=429)
+    assert spent_status([forbidden], deadline_passed=False) == 502
+    assert spent_status([forbidden, broke], deadline_passed=False) == 502
+    assert spent_status([forbidden, limited], deadline_passed=False) == 503
+    assert spent_status([QuotaExhausted("x", http=402)], deadline_passed=False) == 502
     assert spent_status([lost, forbidden], deadline_passed=False) == 503
     assert spent_status([busy], deadline_passed=True) == 504
     assert spent_status([ProviderTimeout("x")], deadline_passed=False) == 503

@@ -99,6 +99,7 @@ def read_provider(
         headers=headers,
         key_variable=None if auth == "none" else variable,
         keyless=keyless,
+        public=not keyless and known is not None and url == known.base_url,
     )
 
 

@@ -29,6 +29,7 @@ class ProviderSettings:
         headers: Sent with every request, names in lower case.
         key_variable: The environment variable that the key came from, or that it is expected in.
         keyless: A server that answers without a key.
+        public: A known service at its own address, which answers nobody without a key.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ProviderSettings:
     headers: Headers = field(default=(), repr=False)
     key_variable: str | None = None
     keyless: bool = False
+    public: bool = False
 
     @property
     def usable(self) -> bool:

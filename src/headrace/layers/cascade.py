@@ -1,4 +1,4 @@
-"""Goes down the levels of a route: the next target once one has given up.
+"""Goes down the levels of a route: the next target once one has given up. Passes over those that cannot serve the request.
 
 Decides by `errors.disposition` alone. What it leaves to others: repeating at the same target (retry), time (timeout, deadline)
 and whether an answer counts as content (the provider's commit point). When every level is spent the caller gets one
@@ -17,15 +17,17 @@ from headrace.clock import Clock
 from headrace.errors import (
     AllTargetsFailed,
     BudgetExceeded,
+    CredentialsInvalid,
     HeadraceError,
     InvalidOutput,
     ProviderError,
     ProviderRateLimited,
-    Unsupported,
+    QuotaExhausted,
     What,
     disposition,
 )
 from headrace.handler import Handler, Request, Stream
+from headrace.layers.fitness import Misfit
 from headrace.types import Target
 
 __all__ = ["Cascade", "spent_status"]
@@ -34,12 +36,16 @@ __all__ = ["Cascade", "spent_status"]
 def spent_status(errors: Sequence[ProviderError], *, deadline_passed: bool) -> int:
     """The HTTP status once every level is spent; pure.
 
-    429 if all were rate limited, 504 at the deadline, the shared 4xx if all agree on one, else 503.
+    429 if all were rate limited, 504 at the deadline, 502 if our own accounts are at fault at all of them (a key that is missing or
+    refused, no money: never the caller's 401, 403 or 402), the shared 4xx if all agree on one, else 503.
     """
+    ours = [isinstance(error, CredentialsInvalid | QuotaExhausted) for error in errors]
     if errors and all(isinstance(error, ProviderRateLimited) or error.http_status == 429 for error in errors):
         return 429
     if deadline_passed:
         return 504
+    if any(ours):
+        return 502 if all(ours) else 503
     statuses = {error.http if error.http is not None else error.http_status for error in errors}
     if len(statuses) == 1 and 400 <= (status := statuses.pop()) < 500:
         return status
@@ -52,13 +58,13 @@ class Cascade:
 
     Args:
         clock: For the deadline.
-        lacks: What a target cannot do of what the request needs (`tools`), or None; such a target is skipped.
+        misfit: Why a target cannot serve the request, or None; such a target is skipped.
         translated: Whether a request must be translated for a target, so that a "bad request" may be our doing.
         record: Takes the attempt that stands for a skipped target; never raises and never waits.
     """
 
     clock: Clock
-    lacks: Callable[[Target, Request], str | None]
+    misfit: Callable[[Target, Request], Misfit | None]
     translated: Callable[[Target, Request], bool]
     record: Callable[[Call, Attempt], None] = lambda call, attempt: None
 
@@ -79,15 +85,12 @@ class Cascade:
     async def _descend(self, inner: Handler, request: Request) -> Stream:
         route, call = request.route, request.call
         last = len(route.cascade) - 1
-        skipped: list[str] = []
         too_dear: BudgetExceeded | None = None
-        unsent: ProviderError | None = None
-        for level, target in enumerate(route.cascade):
-            missing = self.lacks(target, request)
-            if missing is not None:
-                skipped.append(f"{target} has no {missing}")
-                call.warn(f"skipped {target}: it has no {missing}")
-                self._skip(call, target, f"it has no {missing}")
+        passed_over: list[HeadraceError] = []
+        for level, (target, unfit) in enumerate(zip(route.cascade, self._misfits(request), strict=True)):
+            if unfit is not None:
+                passed_over.append(unfit.error)
+                self._skip(call, target, unfit.error)
                 continue
             if level and self.clock.now() >= request.deadline:
                 break
@@ -109,9 +112,8 @@ class Cascade:
                 if translated and error.kind == "invalid_request":
                     call.warn(f"{target} rejected the translated request: {error.message}")
                 if len(call.attempts) == made:  # a layer below found that it cannot be sent to this target
-                    call.warn(f"skipped {target}: {error.message}")
-                    self._skip(call, target, error.message)
-                    unsent = error
+                    passed_over.append(error)
+                    self._skip(call, target, error)
             except BudgetExceeded as error:
                 if disposition(error).what is What.STOP:
                     raise
@@ -119,25 +121,29 @@ class Cascade:
                 too_dear = error
         if too_dear is not None and all(attempt.error is None for attempt in call.attempts):
             raise too_dear
-        nothing_tried = all(
-            attempt.outcome == "skipped" and attempt.error is None for attempt in call.attempts
-        )
-        if nothing_tried and unsent is not None:
-            raise unsent
-        if nothing_tried:
-            raise Unsupported(f"no target of {route.name!r} can serve this request: {'; '.join(skipped)}")
+        if len(passed_over) == len(call.attempts) and len({type(error) for error in passed_over}) == 1:
+            raise _for_all(passed_over, route.name)
         raise self._spent(request)
 
-    def _skip(self, call: Call, target: Target, why: str) -> None:
+    def _misfits(self, request: Request) -> list[Misfit | None]:
+        """Why each level cannot serve. Where none fits, those are asked all the same of which it is not certain."""
+        found = [self.misfit(target, request) for target in request.route.cascade]
+        if all(unfit is not None for unfit in found):
+            return [unfit if unfit is not None and unfit.certain else None for unfit in found]
+        return found
+
+    def _skip(self, call: Call, target: Target, why: HeadraceError) -> None:
         """A target that is passed over stands among the attempts, with the reason."""
+        call.warn(f"skipped {target}: {why.message}")
         now = self.clock.now()
         attempt = Attempt(
             number=len(call.attempts) + 1,
             target=target,
             started_at=now,
             started_wall=self.clock.wall(),
-            error_kind=Unsupported.kind,
-            note=why,
+            error=why if isinstance(why, ProviderError) else None,
+            error_kind=why.kind,
+            note=why.message,
             cost=0,
         )
         call.attempts.append(attempt)
@@ -157,3 +163,12 @@ class Cascade:
             status=spent_status(errors, deadline_passed=passed),
             retry_after_s=min(waits, default=None),
         )
+
+
+def _for_all(errors: Sequence[HeadraceError], route: str) -> HeadraceError:
+    """One error of the kind that they share."""
+    if len(errors) == 1:
+        return errors[0]
+    return type(errors[0])(
+        f"no target of {route!r} can serve this request: {'; '.join(error.message for error in errors)}"
+    )

@@ -67,12 +67,11 @@ class Upstream:
 
     Args:
         endpoint: Where; awaited for every attempt, so that a provider may have to be started first.
-        lacks: What no model of this provider can do (`tools`, `images`), as the word for it.
         always_stream: Ask for a stream even where a whole answer is wanted, for a server that goes on generating a whole
             answer after its caller has left.
     """
 
-    __slots__ = ("_always_stream", "_blocks", "_clock", "_endpoint", "_transport", "dialect", "lacks", "name")
+    __slots__ = ("_always_stream", "_blocks", "_clock", "_endpoint", "_transport", "dialect", "name")
 
     def __init__(
         self,
@@ -82,13 +81,11 @@ class Upstream:
         transport: Transport,
         clock: Clock,
         *,
-        lacks: frozenset[str] = frozenset(),
         always_stream: bool = False,
     ) -> None:
         self.name = name
         self._always_stream = always_stream
         self.dialect = dialect
-        self.lacks = lacks
         self._endpoint = endpoint
         self._transport = transport
         self._clock = clock

@@ -225,16 +225,8 @@ class _FakeEngine(Engine):
                 origin=Origin.of("http://local.invalid")[0], path=f"/v1{dialect.path}", headers=headers
             )
 
-        lacks = frozenset({"tools", "images"})
-        return Upstream(
-            "local",
-            dialects.by_name("openai-chat"),
-            there,
-            self.transport,
-            self.clock,
-            lacks=lacks,
-            always_stream=True,
-        )
+        dialect = dialects.by_name("openai-chat")
+        return Upstream("local", dialect, there, self.transport, self.clock, always_stream=True)
 
 
 class FakeAsyncClient(AsyncClient):
