@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import headrace
+from headrace.call import Attempt, Call
 from headrace.prompts.file import parse
 from headrace.prompts.picoschema import json_schema
 from headrace.testing import FakeProvider
@@ -149,8 +151,22 @@ def test_short_schemas() -> None:
         json_schema({"a(list)": "string"})
 
 
+class Seen:
+    """An observer of the trace: the prompt's version on each call and attempt."""
+
+    def __init__(self) -> None:
+        self.versions: list[str] = []
+
+    def attempt_ended(self, call: Call, attempt: Attempt) -> None:
+        self.versions.append(call.tags["prompt"])
+
+    def call_ended(self, call: Call) -> None:
+        self.versions.append(call.tags["prompt"])
+
+
 def test_a_call_with_a_prompt(tmp_path: Path) -> None:
-    """Model and config are the file's, arguments win, the version is on the answer and in the ledger, the output schema holds."""
+    """Model and config are the file's, arguments win, the version is on the answer, in the ledger and on the trace, the output schema
+    holds."""
     path = tmp_path / "label.prompt"
     path.write_text(LABEL.replace("version: v2", "output:\n  schema:\n    label(enum): [pos, neg]"))
     label = headrace.prompt(path)
@@ -159,19 +175,34 @@ def test_a_call_with_a_prompt(tmp_path: Path) -> None:
             f'[providers.openish]\ndialect = "openai-chat"\nbase_url = "{provider.base_url}"\n'
         )
         with headrace.Client(headrace.load(tmp_path / "headrace.toml", environ={})) as llm:
+            seen = Seen()
+            llm.client.engine.trace.observers.append(seen)
             provider.reply('{"label": "pos"}')
             answer = llm.chat(label(text="I loved it"))
             assert answer.value == {"label": "pos"}
             assert answer.prompt_version == label.version == answer.call.tags["prompt"]
+            assert seen.versions == [label.version, label.version]
+
+            async def ledger() -> list[Any]:
+                await llm.client.engine.store.flush()
+                stored = await llm.client.engine.store.request(answer.id, None)
+                assert stored is not None
+                return [stored, *stored.attempts]
+
+            assert [row.tags["prompt"] for row in llm.portal.run(ledger())] == [label.version] * 2
+            provider.reply('{"label": "pos"}')
+            with llm.stream(label(text="I loved it")) as stream:
+                list(stream)
+            assert stream.final.prompt_version == label.version and len(seen.versions) == 4
             sent = provider.requests[0].json
             assert (sent["model"], sent["temperature"], sent["max_tokens"]) == ("small", 0, 20)
             provider.reply('{"label": "neg"}')
             llm.chat("openish/large", label(text="x"), temperature=1, max_tokens=5)
-            sent = provider.requests[1].json
+            sent = provider.requests[2].json
             assert (sent["model"], sent["temperature"], sent["max_tokens"]) == ("large", 1, 5)
             made = headrace.Prompt(system="Be brief.", examples=[("a", "b")])
             answer = llm.chat("openish/small", made("c"))
-            assert [m["content"] for m in provider.requests[2].json["messages"]] == [
+            assert [m["content"] for m in provider.requests[3].json["messages"]] == [
                 "Be brief.",
                 "a",
                 "b",

@@ -23,6 +23,9 @@ from headrace.providers.inflate import PIECE
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport, header_block
 from headrace.testing.clock import ManualClock
 
+pytestmark = pytest.mark.headrace_network
+"""Names of other machines are looked up by stand-ins here."""
+
 PEM = Path(__file__).with_name("localhost.pem")
 OK = b"HTTP/1.1 200 OK\r\n"
 HELLO = OK + b"content-length: 5\r\n\r\nhello"

@@ -174,3 +174,46 @@ def test_the_plugin(tmp_path: Path) -> None:
     tape.write_text(tape.read_text().replace('"hi"', '"ho"'))
     ran = run_pytest(tmp_path, OPENAI_BASE_URL=url)
     assert "1 failed" in ran.stdout and "nearest differs" in ran.stdout
+
+
+STRAY = """
+import sys
+import pytest
+import headrace
+
+def ask():
+    with headrace.Client() as llm:
+        return llm.chat([("openai/gpt-5", 1)], "hi", timeout=5).text
+
+def test_stray():
+    with pytest.raises(AssertionError, match="headrace_network"):
+        ask()
+
+@pytest.mark.headrace_network
+def test_meant():
+    with pytest.raises(headrace.HeadraceError):  # nobody is there, and that is all
+        ask()
+"""
+
+
+def test_no_test_reaches_a_provider_by_accident(tmp_path: Path) -> None:
+    """Without any fixture a client reaches this machine only; a mark or the setting lifts it."""
+    (tmp_path / "test_app.py").write_text(STRAY)
+    environ = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "http://no-such-host.invalid/v1"}
+    ran = run_pytest(tmp_path, **environ)
+    assert "2 passed" in ran.stdout, ran.stdout + ran.stderr
+    (tmp_path / "pytest.ini").write_text("[pytest]\nheadrace_network = true\n")
+    ran = run_pytest(tmp_path, **environ)
+    assert "1 failed, 1 passed" in ran.stdout, ran.stdout + ran.stderr
+
+
+def test_the_plugin_costs_a_test_run_nothing(tmp_path: Path) -> None:
+    """pytest loads it in every run of everybody who has Headrace: it brings in nothing but itself."""
+    code = "import sys, headrace.testing.pytest_plugin; print(*[m for m in sys.modules if m.startswith('headrace')])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert sorted(ran.stdout.split()) == [
+        "headrace",
+        "headrace.reach",
+        "headrace.testing",
+        "headrace.testing.pytest_plugin",
+    ]

@@ -14,6 +14,8 @@ from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import Any, TypeAlias
 
+from headrace import reach
+
 __all__ = ["dial"]
 
 HEAD_START_S = 0.25
@@ -24,7 +26,9 @@ _Address: TypeAlias = tuple[int, Any]
 
 
 async def dial(host: str, port: int) -> socket.socket:
-    """A connected, non-blocking socket. Raises `OSError`, of all addresses' errors the first."""
+    """A connected, non-blocking socket. Raises `OSError`, of all addresses' errors the first; in a test that may not,
+    `NetworkBlocked`."""
+    reach.check(host)
     loop = asyncio.get_running_loop()
     addresses = await _resolve(loop, host, port)
     if len(addresses) == 1:

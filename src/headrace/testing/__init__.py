@@ -1,52 +1,97 @@
 """What tests need: time that stands still, a provider that fails on demand, and a handler that plays a script.
 
-See `docs/testing.md`.
+The names below are loaded when they are first used, since pytest imports this package for its plugin in every run. See
+`docs/testing.md`.
 """
 
 from __future__ import annotations
 
-from headrace.testing.answers import Answer
-from headrace.testing.cassette import Cassette, NotRecorded, NotReplayed
-from headrace.testing.clock import ManualClock, Stuck, run, until
-from headrace.testing.faults import (
-    BadChunk,
-    BadKey,
-    CleanCut,
-    CutJson,
-    CutStream,
-    Empty,
-    ErrorEvent,
-    ErrorIn200,
-    Fault,
-    Filtered,
-    Garbage,
-    Html,
-    HugeHeader,
-    NoSuchModel,
-    Overloaded,
-    QuotaGone,
-    RateLimited,
-    Raw,
-    Refuse,
-    Reset,
-    ServerError,
-    Silence,
-    SlowDrip,
-    Stall,
-    Status,
-    TooLong,
-    WrongLength,
-)
-from headrace.testing.handler import After, Hang, Play, Scene, ScriptedHandler, Wait, after, make_request
-from headrace.testing.provider import (
-    FakeProvider,
-    Outcome,
-)
-from headrace.testing.simulated import Fake, FakeAsyncClient, FakeClient, Unanswered, fake
-from headrace.testing.wire import (
-    Received,
-    Wire,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headrace.testing.answers import Answer
+    from headrace.testing.cassette import Cassette, NotRecorded, NotReplayed
+    from headrace.testing.clock import ManualClock, Stuck, run, until
+    from headrace.testing.faults import (
+        BadChunk,
+        BadKey,
+        CleanCut,
+        CutJson,
+        CutStream,
+        Empty,
+        ErrorEvent,
+        ErrorIn200,
+        Fault,
+        Filtered,
+        Garbage,
+        Html,
+        HugeHeader,
+        NoSuchModel,
+        Overloaded,
+        QuotaGone,
+        RateLimited,
+        Raw,
+        Refuse,
+        Reset,
+        ServerError,
+        Silence,
+        SlowDrip,
+        Stall,
+        Status,
+        TooLong,
+        WrongLength,
+    )
+    from headrace.testing.handler import After, Hang, Play, Scene, ScriptedHandler, Wait, after, make_request
+    from headrace.testing.provider import (
+        FakeProvider,
+        Outcome,
+    )
+    from headrace.testing.simulated import Fake, FakeAsyncClient, FakeClient, Unanswered, fake
+    from headrace.testing.wire import (
+        Received,
+        Wire,
+    )
+
+_HOMES = {
+    "answers": ("Answer",),
+    "cassette": ("Cassette", "NotRecorded", "NotReplayed"),
+    "clock": ("ManualClock", "Stuck", "run", "until"),
+    "faults": (
+        "BadChunk",
+        "BadKey",
+        "CleanCut",
+        "CutJson",
+        "CutStream",
+        "Empty",
+        "ErrorEvent",
+        "ErrorIn200",
+        "Fault",
+        "Filtered",
+        "Garbage",
+        "Html",
+        "HugeHeader",
+        "NoSuchModel",
+        "Overloaded",
+        "QuotaGone",
+        "RateLimited",
+        "Raw",
+        "Refuse",
+        "Reset",
+        "ServerError",
+        "Silence",
+        "SlowDrip",
+        "Stall",
+        "Status",
+        "TooLong",
+        "WrongLength",
+    ),
+    "handler": ("After", "Hang", "Play", "Scene", "ScriptedHandler", "Wait", "after", "make_request"),
+    "provider": ("FakeProvider", "Outcome"),
+    "simulated": ("Fake", "FakeAsyncClient", "FakeClient", "Unanswered", "fake"),
+    "wire": ("Received", "Wire"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "After",
@@ -102,3 +147,16 @@ __all__ = [
     "run",
     "until",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'headrace.testing' has no attribute {name!r}")
+    value = getattr(import_module(f"headrace.testing.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,17 +1,23 @@
-"""The pytest plugin: `headrace_fake` and `headrace_replay`, `--headrace-record`, and no network in tests that use them.
+"""The pytest plugin: `headrace_fake` and `headrace_replay`, `--headrace-record`, and no network unless it is asked for.
 
-pytest loads it by its entry point; nothing of Headrace is imported until a test asks for a fixture.
+pytest loads it by its entry point; nothing of Headrace but this is imported until a test asks for a fixture.
+
+In every test Headrace reaches this machine only, so that no test spends money by accident; a test marked `headrace_network`, or the
+setting `headrace_network = true`, lifts that. The two fixtures block everything else's network too.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from headrace import reach
+from headrace.reach import NetworkBlocked
 
 if TYPE_CHECKING:
     from headrace.clock import Clock
@@ -20,15 +26,19 @@ if TYPE_CHECKING:
     from headrace.testing.cassette import Cassette
     from headrace.testing.simulated import FakeClient
 
-__all__ = ["NetworkBlocked", "headrace_fake", "headrace_replay", "headrace_scrub", "pytest_addoption"]
+__all__ = ["NetworkBlocked", "headrace_fake", "headrace_replay", "headrace_scrub"]
 
+MARK = "headrace_network"
 
-class NetworkBlocked(AssertionError):
-    """A test that must not reach the network tried to."""
+WHY = (
+    "Headrace reaches no other machine in tests; use headrace_fake or headrace_replay, or allow it with "
+    f"@pytest.mark.{MARK}, or for all tests with {MARK} = true in pytest's settings"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--headrace-record`."""
+    """`--headrace-record`, and the setting `headrace_network`."""
+    parser.addini(MARK, "Let Headrace reach providers in all tests.", type="bool", default=False)
     parser.getgroup("headrace").addoption(
         "--headrace-record",
         action="store_true",
@@ -36,16 +46,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def _is_here(address: object) -> bool:
-    if not isinstance(address, tuple):
-        return True  # a path of this machine
-    host = str(address[0])
-    if host in ("localhost", ""):
-        return True
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+def pytest_configure(config: pytest.Config) -> None:
+    """Tells pytest of the mark."""
+    config.addinivalue_line("markers", f"{MARK}: lets Headrace reach providers in this test")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Around each test with its fixtures: Headrace reaches this machine only."""
+    recording = bool(item.config.getoption("--headrace-record")) and "headrace_replay" in getattr(
+        item, "fixturenames", ()
+    )
+    with ExitStack() as stack:
+        if not (recording or item.config.getini(MARK) or item.get_closest_marker(MARK)):
+            stack.enter_context(reach.blocked(WHY))
+        return (yield)
 
 
 def _block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +69,8 @@ def _block(monkeypatch: pytest.MonkeyPatch) -> None:
     def guarded(real: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             address = args[1] if name.startswith("connect") else (args[0] or "", 0)
-            if not _is_here(address):
+            # What is no pair is a path of this machine.
+            if isinstance(address, tuple) and not reach.is_here(str(address[0])):
                 raise NetworkBlocked(
                     f"this test may not reach {address[0]!r}: it uses a fixture of Headrace's"
                 )
