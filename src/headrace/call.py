@@ -118,7 +118,7 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
         p, tau: The probability that the answer is right, and the least that is served; of the semantic tier.
         state: Where `tau` comes from: `prior`, `certified`, `infeasible` or `shadow`.
         vetoes: The nearest entries that a guard turned down, as `guard` each.
-        saved: Nano-dollars that asking would have cost, None where unknown.
+        saved: Nano-dollars that asking would have cost, None where unknown; `saved_s` the seconds that the first answer took.
     """
 
     tier: str = ""
@@ -131,6 +131,7 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
     state: str = ""
     vetoes: tuple[str, ...] = ()
     saved: Nanodollars | None = None
+    saved_s: float = 0.0
 
     def detail(self) -> str:
         """One line: `tier=semantic; p=0.9981; tau=0.9900; age=12`."""

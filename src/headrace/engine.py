@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -145,18 +145,19 @@ class Engine:
         self._upstreams: dict[str, Upstream] = {}
         self._routes: dict[tuple[str, str], Route] = {}
         budgets = settings.budgets
+        libraries = self._libraries()
         layers: dict[str, Layer] = {
             "trace": self.trace,
             "deadline": Deadline(self.clock),
             "identity": identity,
-            "cache": self._cache(random),
+            "cache": self._cache(random, libraries),
             "budget": OpenAccount(
                 Caps(budgets.total, budgets.users, budgets.teams, budgets.tags), self.purse
             ),
             "restart": RestartStreams(self.clock),
             "cascade": Cascade(self.clock, self._misfit, self._translated, self.store.record_attempt),
             "output": Output(self.clock, self._means),
-            "context": Context(self.limits, self._libraries()),
+            "context": Context(self.limits, libraries),
             "retry": Retry(self.clock, random),
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
             "reserve": Reserve(self.clock, self.catalog.model),
@@ -182,13 +183,18 @@ class Engine:
         if self._entries is not None:
             await asyncio.to_thread(self._entries.close)
 
-    def _cache(self, random: Callable[[], float]) -> Layer:
+    def _cache(self, random: Callable[[], float], libraries: Mapping[str, Library]) -> Layer:
         """The cache, where a route has one; without, nothing stands there."""
         if all(route.cache is None for route in self.settings.routes.values()):
             return lambda inner: inner
         from headrace.cache.setup import open_cache  # most users never need it
 
-        self.cache, self._entries = open_cache(self.settings, self.clock, random)
+        self.cache, self._entries = open_cache(
+            self.settings,
+            self.clock,
+            random,
+            documents={name: library.version for name, library in libraries.items()},
+        )
         return self.cache
 
     # --- calls and routes ---------------------------------------------------------------------------------------------

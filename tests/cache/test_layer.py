@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from headrace.cache.layer import Cache
+from headrace.cache.selection import Selection
 from headrace.cache.shelf import Shelf
 from headrace.call import Call
 from headrace.dialects import by_name
@@ -73,6 +74,8 @@ class House:
         cache_control: str = "",
         timeout_s: float | None = None,
         targets: tuple[str, ...] = ("a/one",),
+        headers: tuple[tuple[str, str], ...] = (),
+        tags: dict[str, str] | None = None,
         **members: Any,
     ) -> Request:
         self.calls += 1
@@ -87,8 +90,10 @@ class House:
             tenant=tenant,
             dialect=dialect,
             attempts=[],
+            tags=tags or {},
         )
         return Request(
+            headers=headers,
             body=Body(wire=json.dumps(body).encode(), dialect=by_name(dialect)),
             route=route,
             call=call,
@@ -96,6 +101,11 @@ class House:
             cache_control=cache_control,
             timeout_s=timeout_s,
         )
+
+    def _key_of(self, **how: Any) -> Any:
+        key = self.cache._key(self.request(**how), self.policy)
+        assert key is not None
+        return key.exact
 
     async def ask(self, text: str = "What is an annulment?", **how: Any) -> tuple[Reply, Call]:
         request = self.request(text, **how)
@@ -324,7 +334,7 @@ def test_a_failure_of_a_part_is_a_miss(caplog: pytest.LogCaptureFixture) -> None
             assert reply.text == "ok"
         assert house.cache.failures > 0
 
-    for part in ("shelf", "_likeness", "_kept"):
+    for part in ("shelf", "likeness", "_kept"):
         house = House(CachePolicy(semantic=True))
         setattr(house.cache, part, Bad())
         run(asked(house), house.clock)
@@ -369,6 +379,100 @@ def test_tenants_never_meet() -> None:
             other = others[number % 4]
             crossed += house.cache.find(key_of(text, **other), house.policy)[0] is not None
         assert (found, crossed) == (10_000, 0)
+
+    run(main(), house.clock)
+
+
+def test_what_a_provider_sees_is_in_scope_and_who_asks_is_not() -> None:
+    """Beta features, unknown members and formats part two requests; users, metadata and the way of delivery do not."""
+    house = House()
+    base = house._key_of()
+    beta = (("anthropic-beta", "context-1m"),)
+    for apart in (
+        {"headers": beta},
+        {"shiny_new_member": 1},
+        {"response_format": {"type": "json_object"}},
+        {"seed": 1},
+        {"top_p": 0.5},
+        {"reasoning_effort": "low"},
+    ):
+        assert house._key_of(**apart) != base, apart
+    for same in (
+        {"user": "u"},
+        {"metadata": {"a": "b"}},
+        {"stream": True},
+        {"stream_options": {"include_usage": True}},
+        {"prompt_cache_key": "k"},
+    ):
+        assert house._key_of(**same) == base, same
+
+
+def test_answers_from_other_documents_are_others() -> None:
+    """An answer was made from one version of what the route quotes from, and is found under that version alone."""
+    house = House()
+
+    async def main() -> None:
+        house.cache._documents = {"smart": "v1"}
+        await house.ask()
+        house.cache._documents = {"smart": "v2"}
+        _, call = await house.ask()
+        assert call.cache == "miss"
+        assert sorted(entry.documents for entry in house.cache.shelf) == ["v1", "v2"]
+        assert house.cache.purge(Selection(documents="!v2")) == 1
+        assert [entry.documents for entry in house.cache.shelf] == ["v2"]
+
+    run(main(), house.clock)
+
+
+@pytest.mark.parametrize(
+    ("selection", "left"),
+    [
+        (Selection(), set()),
+        (Selection(tenant="acme"), {"other"}),
+        (Selection(tenant="tenant:other"), {"tagged", "plain"}),
+        (Selection(tag="team=law"), {"plain", "other"}),
+        (Selection(tag="team"), {"plain", "other"}),
+        (Selection(tag="team=l"), {"tagged", "plain", "other"}),
+        (Selection(model="a/one"), set()),
+        (Selection(model="a/two"), {"tagged", "plain", "other"}),
+        (Selection(prefix="what is a t"), {"plain", "other"}),
+        (Selection(route="smart", tenant="acme", prefix="what is an"), {"tagged", "other"}),
+        (Selection(before=ManualClock().wall() + 5), {"other"}),
+    ],
+)
+def test_what_is_selected_is_thrown_away(selection: Selection, left: set[str]) -> None:
+    """By tenant, tag, model, question, age; all conditions together."""
+    house = House()
+
+    async def main() -> None:
+        await house.ask("What is a tort?", tags={"team": "law"})
+        await house.ask("What is an annulment?")
+        await house.clock.sleep(10)
+        await house.ask("How old is the law?", tenant="other")
+        names = {
+            "What is a tort?": "tagged",
+            "What is an annulment?": "plain",
+            "How old is the law?": "other",
+        }
+        house.cache.purge(selection)
+        assert {names[entry.text or ""] for entry in house.cache.shelf} == left
+
+    run(main(), house.clock)
+
+
+def test_what_was_asked_before_a_purge_is_not_kept_after_it() -> None:
+    """An answer on its way is as old as the question; one asked later is new."""
+    house = House()
+
+    async def main() -> None:
+        house.provider.script(after(5.0, "old"), "new")
+        asked = asyncio.ensure_future(house.ask())
+        await house.clock.sleep(1)
+        house.cache.purge(Selection(route="smart"))
+        reply, _ = await asked
+        assert reply.text == "old" and len(house.cache.shelf) == 0
+        await house.ask()
+        assert len(house.cache.shelf) == 1
 
     run(main(), house.clock)
 

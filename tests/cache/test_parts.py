@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from headrace.cache.guards import GUARDS, signature, veto
 from headrace.cache.index import VectorSlab, pack
 from headrace.cache.key import is_personal, is_volatile
 from headrace.cache.match import is_elliptic
+from headrace.cache.selection import Selection
 from headrace.cache.shelf import Shelf
-from headrace.cache.stores.sqlite import SQLiteEntries, beside
+from headrace.cache.stores.sqlite import APPLICATION_ID, SQLiteEntries, beside, purge, read
 from headrace.cache.text import canonical
 from headrace.cache.verifier import FEATURES, Verifier, features
 
@@ -188,6 +191,22 @@ def test_entries_outlive_the_process(tmp_path: Path) -> None:
     again = SQLiteEntries(path)
     assert [one.id for one in again.load(10.0)] == ["one", "old"]
     again.close()
+
+
+def test_a_file_of_another_version_is_begun_anew(tmp_path: Path) -> None:
+    """Its entries may mean something else."""
+    path = tmp_path / "x.cache.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute("CREATE TABLE entries (id TEXT)")
+        connection.commit()
+    kept = SQLiteEntries(path)
+    assert kept.load(0.0) == []
+    kept.put(entry("one"))
+    kept.close()
+    assert [one.id for one in read(path)] == ["one"]
+    assert purge(path, Selection(prefix="ONE")) == 1
+    assert read(path) == []
 
 
 def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:

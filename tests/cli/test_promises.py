@@ -42,6 +42,10 @@ GOOD = 'cascade = ["anthropic/claude-sonnet-4-5", "openai/gpt-5"]'
             "local/default has no tools, no images, no JSON Schema, unlike openai/gpt-5",
         ),
         ('cascade = ["openai/gpt-5", "local/default"]', "local/default takes 2,048 tokens"),
+        (
+            f"{GOOD}\n[routes.r.cache]\nsemantic = true\nmax_wrong = 0.0001",
+            "no threshold is known to keep max_wrong = 0.0001",
+        ),
         (f'{GOOD}\ndeadline = "30s"', "the deadline of 30 s is shorter than first_content = 60 s"),
         (
             f'{GOOD}\ndeadline = "3s"\nfirst_content = "1s"',

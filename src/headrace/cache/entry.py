@@ -31,7 +31,8 @@ class Entry(Struct, kw_only=True):
     """One kept answer.
 
     Times are seconds since 1970. `body` is `encode_reply` of the answer; `vector` the encoded question under the encoder's
-    version `encoder`, empty without one. `cost` is nano-dollars, what asking again would cost, None while unknown.
+    version `encoder`, empty without one. `cost` is nano-dollars, what asking again would cost, None while unknown; `took` the seconds
+    that the answer took. `tags` are the asker's, each `name=value`; `documents` the version of what the route quotes from.
     """
 
     id: str
@@ -47,6 +48,9 @@ class Entry(Struct, kw_only=True):
     body: bytes
     cost: int | None
     tokens: int = 0
+    took: float = 0.0
+    tags: tuple[str, ...] = ()
+    documents: str = ""
     hits: int = 0
     vector: bytes = b""
     encoder: str = ""

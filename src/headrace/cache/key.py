@@ -22,7 +22,7 @@ from headrace.types import Chat
 
 __all__ = ["OUT_OF_SCOPE", "VERSION", "Key", "digest", "is_personal", "is_volatile", "read_key"]
 
-VERSION = 1
+VERSION = 2
 """Of the rules in this module; in every scope, so that entries made under other rules are never found."""
 
 OUT_OF_SCOPE = frozenset({"user", "metadata", "stream", "stream_options", "prompt_cache_key"})
@@ -64,8 +64,8 @@ def digest(*parts: bytes) -> bytes:
     return hash_.digest()
 
 
-def read_key(request: Request, policy: CachePolicy) -> Key:
-    """The key of `request` under `policy`; pure.
+def read_key(request: Request, policy: CachePolicy, documents: str = "") -> Key:
+    """The key of `request` under `policy`; `documents` is the version of what the route quotes from. Pure.
 
     Raises:
         msgspec.DecodeError: The body is not JSON.
@@ -99,6 +99,7 @@ def read_key(request: Request, policy: CachePolicy) -> Key:
                 dialect,
                 request.headers,
                 request.max_tokens,
+                documents,
             ]
         ),
         _composed(_encode(members)),

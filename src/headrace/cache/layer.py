@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
 
+from headrace.cache.counts import Counts
 from headrace.cache.entry import Entry, decode_reply, encode_reply, unfit
 from headrace.cache.key import Key, read_key
+from headrace.cache.selection import Selection
 from headrace.cache.shelf import Shelf
 from headrace.cache.singleflight import Flights
 from headrace.cache.text import canonical
@@ -30,6 +32,9 @@ logger = logging.getLogger("headrace.cache")
 JITTER = 0.1
 """The part of a lifetime that is drawn by lot, so that what was made together does not end together."""
 
+LONGEST_FLIGHT_S = 3_600.0
+"""How long an answer may be on its way while a purge is remembered for it."""
+
 _REPLY_IDS = {"openai-chat": "chatcmpl-", "anthropic": "msg_"}
 
 
@@ -41,6 +46,8 @@ class Kept(Protocol):
     def put(self, entry: Entry) -> None: ...
 
     def remove(self, ids: list[str]) -> None: ...
+
+    def purge(self, selection: Selection) -> None: ...
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -64,8 +71,8 @@ class Likeness(Protocol):
     def find(self, key: Key, shelf: Shelf, policy: CachePolicy, *, fresh: Callable[[Entry], bool]) -> Found:
         """The best entry of the key's scope."""
 
-    def may(self, key: Key) -> bool:
-        """Whether a question of this kind may be matched by likeness, asked or answered."""
+    def why_not(self, key: Key) -> str | None:
+        """Why a question of this kind is not matched by likeness, neither asked nor answered; None where it is."""
 
 
 class Cache:
@@ -74,6 +81,7 @@ class Cache:
     Args:
         likeness: The semantic tier; None without.
         kept: Where entries outlive the process; None for nowhere.
+        documents: The version of the documents that a route quotes from, by route; an answer is of one version.
         random: Uniform on [0, 1).
     """
 
@@ -85,14 +93,18 @@ class Cache:
         random: Callable[[], float],
         likeness: Likeness | None = None,
         kept: Kept | None = None,
+        documents: Mapping[str, str] | None = None,
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self.shelf = shelf
         self.flights = Flights(clock)
         self.failures = 0
+        self.counts = Counts()
+        self._purged: list[tuple[float, Selection]] = []
+        self._documents = dict(documents or {})
         self._clock = clock
         self._random = random
-        self._likeness = likeness
+        self.likeness = likeness
         self._kept = kept
         self._new_id = new_id
 
@@ -101,7 +113,10 @@ class Cache:
             policy = request.route.cache
             if policy is None or request.call.purpose != "answer":
                 return await inner(request)
-            return await self._through(inner, request, policy)
+            try:
+                return await self._through(inner, request, policy)
+            finally:
+                self.counts.note(request.call)
 
         return handle
 
@@ -138,7 +153,7 @@ class Cache:
         try:
             if self._kept is not None:
                 self._kept.on_loop()
-            return read_key(request, policy)
+            return read_key(request, policy, self._documents.get(request.route.name, ""))
         except Exception:  # noqa: BLE001  (whoever is asked next says what is wrong with the body)
             self._failed("reading a request")
             return None
@@ -180,11 +195,12 @@ class Cache:
         entry = self.shelf.canonical(key.scope, canonical(key.text))
         if entry is not None and fresh(entry):
             return entry, self._cached("canonical", entry, wall)
-        likeness = self._likeness
+        likeness = self.likeness
         if likeness is None or not policy.semantic or policy.max_wrong <= 0:
             return None, Cached()
-        if not likeness.may(key):
-            return None, Cached(why="not for likeness")
+        unfit_for = likeness.why_not(key)
+        if unfit_for is not None:
+            return None, Cached(why=f"not matched by likeness: {unfit_for}")
         found = likeness.find(key, self.shelf, policy, fresh=fresh)
         if found.entry is not None and self._clock.now() - started > policy.lookup_s:
             return None, Cached(why="lookup too slow", state=found.state)
@@ -203,6 +219,7 @@ class Cache:
             target=entry.target,
             age_s=max(0.0, wall - entry.created),
             saved=entry.cost,
+            saved_s=entry.took,
         )
 
     def _replay(self, entry: Entry, cached: Cached, call: Call) -> Stream:
@@ -232,7 +249,9 @@ class Cache:
 
     def _keep(self, key: Key, policy: CachePolicy, request: Request, batches: list[Batch]) -> None:
         reply = assemble([event for batch in batches for frame in batch for event in frame.events])
-        if unfit(reply, batches, max_bytes=policy.max_entry_bytes) is not None:
+        why = unfit(reply, batches, max_bytes=policy.max_entry_bytes)
+        if why is not None:
+            self.counts.refused[why] += 1
             return
         attempts = request.call.attempts
         attempt = attempts[-1] if attempts else None
@@ -255,18 +274,25 @@ class Cache:
             body=encode_reply(reply),
             cost=None if attempt is None else attempt.cost,
             tokens=0 if reply.usage is None else reply.usage.total_tokens,
+            took=self._clock.now() - request.call.started_at,
+            tags=tuple(f"{name}={value}" if value else name for name, value in request.call.tags.items()),
+            documents=self._documents.get(request.route.name, ""),
         )
+        started = request.call.started_wall
+        if any(at >= started and selection.takes(entry) for at, selection in self._purged):
+            self.counts.refused["thrown away while it was asked for"] += 1
+            return
         self._vector(entry, key, policy)
         self.shelf.put(entry)
         if self._kept is not None:
             self._kept.put(entry)
 
     def _vector(self, entry: Entry, key: Key, policy: CachePolicy) -> None:
-        likeness = self._likeness
+        likeness = self.likeness
         if likeness is None or not policy.semantic or key.text is None:
             return
         try:
-            if likeness.may(key):
+            if likeness.why_not(key) is None:
                 entry.vector, entry.encoder = likeness.encode(key.text), likeness.version
         except Exception:  # noqa: BLE001  (without its vector the entry is found by its words)
             self._failed("encoding a question")
@@ -278,7 +304,7 @@ class Cache:
             self.shelf.put(entry)
 
     def _renew(self, entry: Entry) -> None:
-        likeness = self._likeness
+        likeness = self.likeness
         if not entry.vector or (likeness is not None and entry.encoder == likeness.version):
             return
         entry.vector = b""
@@ -292,6 +318,17 @@ class Cache:
         """Take over what other processes did to the file; to be called on the event loop."""
         self.shelf.remove(gone)
         self.restore(new)
+
+    def purge(self, selection: Selection) -> int:
+        """Throw away what is selected, here and in the file; how many entries of this process that were. An answer that is on its way
+        and would be selected is not kept either."""
+        gone = self.shelf.remove([entry.id for entry in self.shelf if selection.takes(entry)])
+        if self._kept is not None:
+            self._kept.purge(selection)
+        now = self._clock.wall()
+        self._purged = [(at, one) for at, one in self._purged if at > now - LONGEST_FLIGHT_S]
+        self._purged.append((now, selection))
+        return len(gone)
 
     def _drop(self, ids: list[str]) -> None:
         self.shelf.remove(ids)

@@ -64,13 +64,20 @@ class Matcher:
         return cls(Encoder.load(), Verifier.load())
 
     def may(self, key: Key) -> bool:
+        """Whether a question of this kind may be matched by likeness, asked or answered."""
+        return self.why_not(key) is None
+
+    def why_not(self, key: Key) -> str | None:
         """See `headrace.cache.layer.Likeness`."""
         text = key.text
-        if text is None or looks_like_code(text):
-            return False
-        if key.turns and is_elliptic(text):
-            return False
-        return SHORTEST <= len(text.split()) <= LONGEST
+        if text is None:
+            return "no text"
+        if looks_like_code(text):
+            return "code"
+        if _ELLIPTIC.match(text.strip()) or (key.turns and is_elliptic(text)):
+            return "elliptic"
+        words = len(text.split())
+        return "short" if words < SHORTEST else "long" if words > LONGEST else None
 
     def encode(self, text: str) -> bytes:
         """See `headrace.cache.layer.Likeness`."""

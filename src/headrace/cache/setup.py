@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from headrace.cache.layer import Cache, Likeness
 from headrace.cache.shelf import Shelf, Slab
@@ -15,9 +15,13 @@ __all__ = ["open_cache"]
 
 
 def open_cache(
-    settings: Settings, clock: Clock, random: Callable[[], float]
+    settings: Settings,
+    clock: Clock,
+    random: Callable[[], float],
+    *,
+    documents: Mapping[str, str] | None = None,
 ) -> tuple[Cache, SQLiteEntries | None]:
-    """The cache of all routes, with what its file held.
+    """The cache of all routes, with what its file held; `documents` are the versions of what routes quote from.
 
     Raises:
         ConfigError: A route wants `semantic` and NumPy is not installed.
@@ -40,7 +44,7 @@ def open_cache(
             kept = SQLiteEntries(path)
         except Exception as error:
             raise StoreError(f"the cache file {path} cannot be used: {error}") from error
-    cache = Cache(clock, shelf, random=random, likeness=likeness, kept=kept)
+    cache = Cache(clock, shelf, random=random, likeness=likeness, kept=kept, documents=documents)
     if kept is not None:
         cache.restore(kept.load(clock.wall()))
         kept.follow(cache.follow)

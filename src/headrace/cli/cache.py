@@ -6,14 +6,18 @@ import sqlite3
 from pathlib import Path
 
 import click
+import msgspec
 
 from headrace import config
 from headrace.cache.entry import Entry
-from headrace.cache.stores.sqlite import beside, purge, read
+from headrace.cache.selection import Selection
+from headrace.cache.stores import sqlite as store
 from headrace.cli import options
 from headrace.cli.console import Console
 from headrace.clock import SystemClock
+from headrace.config import Settings
 from headrace.errors import ConfigError
+from headrace.handler import CachePolicy
 
 __all__ = ["cache"]
 
@@ -32,20 +36,20 @@ def cache(context: click.Context, path: Path | None, as_json: bool) -> None:
         _stats(Console(as_json=as_json), path)
 
 
-def _file(path: Path | None) -> Path:
+def _file(path: Path | None) -> tuple[Path, Settings]:
     settings = config.load(path)
     if settings.store.path is None:
         raise ConfigError("nothing is kept beyond the process: set [store] path")
-    file = beside(settings.store.path)
+    file = store.beside(settings.store.path)
     if not file.exists():
         raise ConfigError(f"there is no {file}: no answer has been kept yet")
-    return file
+    return file, settings
 
 
-def _read(path: Path | None) -> list[Entry]:
-    file = _file(path)
+def _read(path: Path | None) -> tuple[list[Entry], Settings]:
+    file, settings = _file(path)
     try:
-        return read(file)
+        return store.read(file), settings
     except sqlite3.Error as error:
         raise ConfigError(f"the cache file {file} cannot be read: {error}") from error
 
@@ -64,7 +68,7 @@ def stats(path: Path | None, as_json: bool) -> None:
 def _stats(console: Console, path: Path | None) -> None:
     wall = SystemClock.wall()
     groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry in _read(path):
+    for entry in _read(path)[0]:
         groups.setdefault((entry.route, entry.tenant), []).append(entry)
     rows = [
         {
@@ -89,6 +93,12 @@ def _stats(console: Console, path: Path | None) -> None:
 @click.option("--route", metavar="NAME", help="Only of this route.")
 @click.option("--tenant", metavar="NAME", help="Only of this tenant.")
 @click.option("--model", metavar="PROVIDER/MODEL", help="Only answers of this model.")
+@click.option("--tag", metavar="NAME=VALUE", help="Only of requests with this tag.")
+@click.option(
+    "--documents",
+    metavar="VERSION",
+    help="Only of this version of the route's documents; !VERSION: of others.",
+)
 @click.option("--prefix", metavar="TEXT", help="Only of questions that begin so.")
 @click.option("--older-than", metavar="TIME", help="Only older ones: 30m, 24h.")
 @options.as_json
@@ -97,6 +107,8 @@ def throw_away(
     route: str | None,
     tenant: str | None,
     model: str | None,
+    tag: str | None,
+    documents: str | None,
     prefix: str | None,
     older_than: str | None,
     as_json: bool,
@@ -105,74 +117,91 @@ def throw_away(
 
     Exit codes: 0 done, 2 the settings are wrong or there is no file.
     """
-    console, file = Console(as_json=as_json), _file(path)
+    console, file = Console(as_json=as_json), _file(path)[0]
     try:
         age = None if older_than is None else config.parse_duration(older_than)
     except ValueError as error:
         raise click.UsageError(f"--older-than: {error}") from error
-    before = None if age is None else SystemClock.wall() - age
-    gone = [
-        entry.id
-        for entry in _read(path)
-        if (route is None or entry.route == route)
-        and (tenant is None or entry.tenant == f"tenant:{tenant}")
-        and (model is None or entry.target == model)
-        and (prefix is None or (entry.text or "").startswith(prefix))
-        and (before is None or entry.created < before)
-    ]
-    purge(file, gone)
+    selection = Selection(
+        route=route,
+        tenant=tenant,
+        model=model,
+        tag=tag,
+        documents=documents,
+        prefix=prefix,
+        before=None if age is None else SystemClock.wall() - age,
+    )
+    try:
+        count = store.purge(file, selection)
+    except sqlite3.Error as error:
+        raise ConfigError(f"the cache file {file} cannot be written: {error}") from error
     if as_json:
-        console.json({"purged": len(gone)})
+        console.json({"purged": count})
         return
-    console.line(f"{len(gone)} entries thrown away")
+    console.line(f"{count} {'entry' if count == 1 else 'entries'} thrown away")
 
 
 @cache.command(short_help="Say why a question is or is not answered.")
 @options.config_file
-@click.option("--route", metavar="NAME", help="Only entries of this route.")
+@click.option("--route", metavar="NAME", help="Only entries of this route, judged by its max_wrong.")
+@click.option("--max-wrong", type=click.FloatRange(0, 0.5), metavar="SHARE", help="In place of the route's.")
 @click.argument("question")
 @options.as_json
-def explain(path: Path | None, route: str | None, question: str, as_json: bool) -> None:
-    """The entries nearest to QUESTION, and the verdict on each: words in common, guard, probability.
+def explain(
+    path: Path | None, route: str | None, max_wrong: float | None, question: str, as_json: bool
+) -> None:
+    """The entries nearest to QUESTION, and the verdict on each: the same words, a guard's veto, its probability and the least that is
+    served.
 
     Scopes are left out of account: an entry shown here may belong to another tenant or system prompt than yours, and would then never be
     given to you.
 
     Exit codes: 0 shown, 2 the settings are wrong or there is no file.
     """
-    from headrace.cache.index import VectorSlab, pack  # NumPy is the semantic extra's
+    from headrace.cache.explain import explain as verdicts  # NumPy is the semantic extra's
     from headrace.cache.match import Matcher
-    from headrace.cache.shelf import Shelf
-    from headrace.cache.text import canonical
 
     console, matcher = Console(as_json=as_json), Matcher.load()
-    shelf = Shelf(1 << 62, new_slab=VectorSlab)
-    for entry in _read(path):
-        if entry.text is not None and (route is None or entry.route == route):
-            entry.exact, entry.scope = entry.id.encode(), b"one"
-            entry.vector = pack(matcher.encoder.encode(entry.text))
-            shelf.put(entry)
-    rows = []
-    for found in matcher.candidates(question, b"one", shelf, fresh=lambda _: True):
-        same = found.entry.canonical == canonical(question)
-        rows.append(
-            {
-                "entry": found.entry.id,
-                "tenant": found.entry.tenant,
-                "text": found.entry.text,
-                "cosine": round(found.cosine, 4),
-                "same_words": same,
-                "veto": found.veto,
-                "p": None if found.p is None else round(found.p, 4),
-            }
-        )
-    thresholds = {f"{share:g}": tau for share, tau in matcher.verifier.thresholds.items()}
-    if as_json:
-        console.json({"question": question, "candidates": rows, "thresholds": thresholds})
-        return
-    columns = ["entry", "tenant", "text", "cosine", "same_words", "veto", "p"]
-    console.table(columns, [["" if row[c] is None else str(row[c]) for c in columns] for row in rows])
-    console.line()
-    console.line(
-        "served from p: " + ", ".join(f"{tau} at max_wrong {share}" for share, tau in thresholds.items())
+    entries, settings = _read(path)
+    share = _max_wrong(settings, route) if max_wrong is None else max_wrong
+    found = verdicts(
+        question,
+        [entry for entry in entries if route is None or entry.route == route],
+        matcher,
+        max_wrong=share,
+        wall=SystemClock.wall(),
     )
+    tau = matcher.verifier.tau(share)
+    state = "prior" if tau is not None else "infeasible"
+    if as_json:
+        rows = [msgspec.to_builtins(verdict) for verdict in found]
+        console.json(
+            {"question": question, "max_wrong": share, "tau": tau, "state": state, "candidates": rows}
+        )
+        return
+    console.table(
+        ["entry", "tenant", "route", "text", "cosine", "p", "verdict"],
+        [
+            [
+                v.entry,
+                v.tenant,
+                v.route,
+                v.text,
+                f"{v.cosine:.3f}",
+                "" if v.p is None else f"{v.p:.4f}",
+                f"{'hit' if v.hit else 'no'}: {v.why}",
+            ]
+            for v in found
+        ],
+    )
+    console.line()
+    console.line(f"state {state}; max_wrong {share:g}; tau {'none' if tau is None else f'{tau:.4f}'}")
+
+
+def _max_wrong(settings: Settings, name: str | None) -> float:
+    """The route's, or that of the only kind of semantic route there is."""
+    if name is not None and name not in settings.routes:
+        raise ConfigError(f"there is no route {name!r}; there is: {', '.join(sorted(settings.routes))}")
+    routes = settings.routes.values() if name is None else [settings.routes[name]]
+    shares = {route.cache.max_wrong for route in routes if route.cache is not None and route.cache.semantic}
+    return shares.pop() if len(shares) == 1 else CachePolicy().max_wrong

@@ -37,7 +37,7 @@ def broken_promises(settings: Settings, catalog: Catalog) -> list[Warned]:
     return [
         Warned(route.name, message, fix)
         for route in settings.routes.values()
-        for judge in (_models, _features, _windows, _times, _accounts)
+        for judge in (_models, _features, _windows, _times, _accounts, _likeness)
         for message, fix in judge(route, settings, catalog)
     ]
 
@@ -120,6 +120,24 @@ def _accounts(route: Route, settings: Settings, catalog: Catalog) -> Iterator[tu
         yield (
             f"all its levels use one account ({route.cascade[0].provider})",
             "One outage or an empty purse takes them all: end it with another provider, or local/default.",
+        )
+
+
+def _likeness(route: Route, settings: Settings, catalog: Catalog) -> Iterator[tuple[str, str]]:
+    policy = route.cache
+    if policy is None or not policy.semantic or policy.max_wrong <= 0:
+        return
+    try:
+        from headrace.cache.verifier import Verifier
+    except ModuleNotFoundError as error:
+        yield f"semantic = true needs {error.name}", "pip install 'headrace[semantic]'"
+        return
+    verifier = Verifier.load()
+    if verifier.tau(policy.max_wrong) is None:
+        least = min(verifier.thresholds, default=None)
+        yield (
+            f"no threshold is known to keep max_wrong = {policy.max_wrong:g}: other words are never answered (state infeasible)",
+            "Leave semantic out" + ("." if least is None else f", or accept max_wrong = {least:g} or more."),
         )
 
 

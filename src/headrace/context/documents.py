@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 from msgspec import Struct
@@ -65,12 +66,13 @@ def _parts(paragraph: str) -> list[str]:
 
 
 class Library:
-    """Documents that can be asked. Immutable once built."""
+    """Documents that can be asked. Immutable once built. `version` is a digest of their names and texts."""
 
-    __slots__ = ("_index", "_pieces")
+    __slots__ = ("_index", "_pieces", "version")
 
     def __init__(self, documents: Sequence[tuple[str, str]]) -> None:
         """`documents`: names and texts."""
+        self.version = blake2b(repr(list(documents)).encode(), digest_size=8).hexdigest()
         self._pieces = [piece for name, text in documents for piece in pieces(name, text)]
         self._index = Index()
         for number, piece in enumerate(self._pieces):

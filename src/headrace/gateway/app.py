@@ -15,7 +15,7 @@ import msgspec
 
 from headrace import __version__, dialects
 from headrace.errors import BodyTooLarge, Forbidden, HeadraceError, InvalidRequest, UnknownModel
-from headrace.gateway import admin, models, openapi
+from headrace.gateway import admin, kept, models, openapi
 from headrace.gateway.answer import JSON_TYPE, Answering, error_headers
 from headrace.gateway.auth import Identity, Keyring
 from headrace.gateway.count import count_tokens
@@ -76,6 +76,16 @@ ROUTES: tuple[RouteNote, ...] = (
     RouteNote("GET", "/admin", "admin", "What runs: providers, routes, the stack"),
     RouteNote("GET", "/admin/requests", "admin", "The latest requests"),
     RouteNote("GET", "/admin/requests/{id}", "admin", "Every attempt of any request"),
+    RouteNote(
+        "GET", "/admin/cache", "admin", "Kept answers of this worker: entries, hits by tier, what was saved"
+    ),
+    RouteNote(
+        "DELETE",
+        "/admin/cache",
+        "admin",
+        "Throw kept answers away: ?tenant=, route, model, tag, documents, prefix, older_than",
+    ),
+    RouteNote("POST", "/admin/cache/explain", "admin", "Why a question is or is not answered from the cache"),
 )
 
 Endpoint: TypeAlias = Callable[["Exchange", Identity | None, str], Awaitable[None]]
@@ -125,6 +135,9 @@ class App:
             ("GET", "/admin"): self._admin,
             ("GET", "/admin/requests"): self._admin_requests,
             ("GET", "/admin/requests/{id}"): self._admin_request,
+            ("GET", "/admin/cache"): self._admin_cache,
+            ("DELETE", "/admin/cache"): self._admin_cache_purge,
+            ("POST", "/admin/cache/explain"): self._admin_cache_explain,
         }
         self._prefixes = [
             (method, path.partition("{")[0], path) for method, path in self._endpoints if path.endswith("}")
@@ -257,6 +270,15 @@ class App:
         if found is None:
             raise UnknownModel(f"there is no request {request_id[:100]!r}")
         _json(exchange, admin.request_report(found))
+
+    async def _admin_cache(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
+        _json(exchange, kept.report(self.engine))
+
+    async def _admin_cache_purge(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
+        _json(exchange, kept.purged(self.engine, exchange.query))
+
+    async def _admin_cache_explain(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
+        _json(exchange, kept.explained(self.engine, exchange.body))
 
 
 def _json(exchange: Exchange, value: Any) -> None:

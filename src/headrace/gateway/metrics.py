@@ -82,6 +82,24 @@ class Metrics:
         self._unpriced = Counter(
             "headrace_unpriced_attempts", "Attempts whose cost is unknown", ["target"], registry=registry
         )
+        self._cache = Counter(
+            "headrace_cache_requests",
+            "Calls of routes with a cache, by what it made of them",
+            ["route", "result"],
+            registry=registry,
+        )
+        self._vetoes = Counter(
+            "headrace_cache_vetoes", "Near answers that a guard turned down", ["guard"], registry=registry
+        )
+        self._saved = Counter(
+            "headrace_cache_saved_usd", "Known cost of answers given again", ["route"], registry=registry
+        )
+        self._saved_s = Counter(
+            "headrace_cache_saved_seconds",
+            "Seconds that answers given again had taken",
+            ["route"],
+            registry=registry,
+        )
         Gauge("headrace_inflight", "Answers under way", registry=registry).set_function(busy)
         Gauge(
             "headrace_ledger_dropped", "Ledger rows that could not be written", registry=registry
@@ -113,6 +131,15 @@ class Metrics:
         route = self._bounded(call.route or "none")
         self._child(self._requests, route, str(call.status)).inc()
         self._child(self._duration, route).observe(call.duration_s or 0.0)
+        cached = call.cached
+        if cached is not None:
+            self._child(self._cache, route, cached.tier or call.cache).inc()
+            for guard in cached.vetoes:
+                self._child(self._vetoes, guard).inc()
+            if cached.saved:
+                self._child(self._saved, route).inc(cached.saved / 1e9)
+            if cached.saved_s:
+                self._child(self._saved_s, route).inc(cached.saved_s)
 
     def attempt_ended(self, call: Call, attempt: Attempt) -> None:
         """See `headrace.layers.trace.Observer`."""

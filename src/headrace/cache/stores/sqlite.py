@@ -17,8 +17,12 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from headrace.cache.entry import Entry
+from headrace.cache.selection import Selection
 
 __all__ = ["SQLiteEntries", "beside", "purge", "read"]
 
@@ -26,7 +30,8 @@ logger = logging.getLogger("headrace.cache")
 
 APPLICATION_ID = 0x48524341
 """`HRCA`."""
-SCHEMA = 1
+SCHEMA = 2
+"""A file of another version is emptied: a cache may be begun anew."""
 BUSY_S = 5.0
 BATCH = 1024
 POLL_S = 1.0
@@ -34,7 +39,7 @@ POLL_S = 1.0
 
 _COLUMNS = (
     "id", "scope", "exact", "text", "canonical", "tenant", "route", "target", "created", "expires", "body", "cost", "tokens",
-    "hits", "vector", "encoder",
+    "took", "tags", "documents", "hits", "vector", "encoder",
 )  # fmt: skip
 _INSERT = f"INSERT OR REPLACE INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
 _SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM entries"  # noqa: S608
@@ -45,19 +50,45 @@ def beside(store: Path) -> Path:
     return store.with_name(f"{store.stem}.cache{store.suffix or '.db'}")
 
 
+def _row(entry: Entry) -> list[object]:
+    return [
+        msgspec.json.encode(entry.tags).decode() if name == "tags" else getattr(entry, name)
+        for name in _COLUMNS
+    ]
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    """The entry of a row of `_SELECT`."""
+    members = dict(zip(_COLUMNS, row[1:], strict=True))
+    members["tags"] = msgspec.json.decode(members["tags"], type=tuple[str, ...])
+    return Entry(**members)
+
+
 def read(path: Path) -> list[Entry]:
     """All entries of the file at `path`, expired ones too, the oldest first. Raises `sqlite3.Error`."""
     with closing(sqlite3.connect(path, timeout=BUSY_S)) as connection:
         rows = connection.execute(f"{_SELECT} ORDER BY seq").fetchall()
-    return [Entry(**dict(zip(_COLUMNS, row[1:], strict=True))) for row in rows]
+    return [_entry(row) for row in rows]
 
 
-def purge(path: Path, ids: Iterable[str]) -> None:
-    """Delete these from the file at `path`; processes that share it follow. Raises `sqlite3.Error`."""
+def purge(path: Path, selection: Selection) -> int:
+    """Delete what is selected from the file at `path`, and say how many that were; processes that share it follow.
+
+    Raises:
+        sqlite3.Error: The file cannot be read or written.
+    """
     with closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany("DELETE FROM entries WHERE id = ?", [(id_,) for id_ in ids])
+        count = len(_purge(connection, selection))
         connection.execute("COMMIT")
+        return count
+
+
+def _purge(connection: sqlite3.Connection, selection: Selection) -> list[str]:
+    found = (_entry(row) for row in connection.execute(_SELECT))
+    gone = [entry.id for entry in found if selection.takes(entry)]
+    connection.executemany("DELETE FROM entries WHERE id = ?", [(id_,) for id_ in gone])
+    return gone
 
 
 class SQLiteEntries:
@@ -87,7 +118,7 @@ class SQLiteEntries:
         connection = self._connection
         connection.execute("DELETE FROM entries WHERE expires <= ?", (now,))
         rows = connection.execute(f"{_SELECT} ORDER BY seq").fetchall()
-        entries = [Entry(**dict(zip(_COLUMNS, row[1:], strict=True))) for row in rows]
+        entries = [_entry(row) for row in rows]
         self._seq = rows[-1][0] if rows else 0
         self._ids = {entry.id for entry in entries}
         self._data_version = self._version()
@@ -115,6 +146,11 @@ class SQLiteEntries:
         ids = list(ids)
         if ids and not self._closed:
             self._queue.put(("remove", ids))
+
+    def purge(self, selection: Selection) -> None:
+        """Delete soon what is selected, also what only other processes know."""
+        if not self._closed:
+            self._queue.put(("purge", selection))
 
     def flush(self, within_s: float = 10.0) -> bool:
         """Wait until all before is in the file; False if it was not within `within_s` seconds."""
@@ -162,18 +198,20 @@ class SQLiteEntries:
                 return
 
     def _write(self, tasks: list[tuple[str, object]]) -> None:
-        if not any(kind in ("put", "remove") for kind, _ in tasks):
+        if not any(kind in ("put", "remove", "purge") for kind, _ in tasks):
             return
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
             for kind, value in tasks:
                 if kind == "put" and isinstance(value, Entry):
-                    connection.execute(_INSERT, [getattr(value, name) for name in _COLUMNS])
+                    connection.execute(_INSERT, _row(value))
                     self._ids.add(value.id)
                 elif kind == "remove" and isinstance(value, list):
                     connection.executemany("DELETE FROM entries WHERE id = ?", [(id_,) for id_ in value])
                     self._ids.difference_update(value)
+                elif kind == "purge" and isinstance(value, Selection):
+                    self._ids.difference_update(_purge(connection, value))
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -188,7 +226,7 @@ class SQLiteEntries:
         self._data_version = version
         rows = self._connection.execute(f"{_SELECT} WHERE seq > ? ORDER BY seq", (self._seq,)).fetchall()
         there = {id_ for (id_,) in self._connection.execute("SELECT id FROM entries")}
-        new = [Entry(**dict(zip(_COLUMNS, row[1:], strict=True))) for row in rows if row[1] not in self._ids]
+        new = [_entry(row) for row in rows if row[1] not in self._ids]
         gone = self._ids - there
         self._seq = max(self._seq, rows[-1][0]) if rows else self._seq
         self._ids = there
@@ -232,15 +270,16 @@ def _prepared(path: Path) -> sqlite3.Connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if (application, version) != (APPLICATION_ID, SCHEMA):
-            if tables:
+            if tables and application != APPLICATION_ID:
                 raise sqlite3.DatabaseError(f"application {application:#x}, version {version}")
             connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DROP TABLE IF EXISTS entries")
             connection.execute(
-                """CREATE TABLE IF NOT EXISTS entries (
+                """CREATE TABLE entries (
                     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, scope BLOB NOT NULL,
                     exact BLOB NOT NULL UNIQUE, text TEXT, canonical TEXT, tenant TEXT NOT NULL, route TEXT NOT NULL,
                     target TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL, cost INTEGER,
-                    tokens INTEGER NOT NULL, hits INTEGER NOT NULL, vector BLOB NOT NULL, encoder TEXT NOT NULL)"""
+                    tokens INTEGER NOT NULL, took REAL NOT NULL, tags TEXT NOT NULL, documents TEXT NOT NULL, hits INTEGER NOT NULL, vector BLOB NOT NULL, encoder TEXT NOT NULL)"""
             )
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={SCHEMA}")

@@ -1,0 +1,50 @@
+"""Which entries are meant, where some are to be thrown away."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from headrace.cache.entry import Entry
+
+__all__ = ["Selection"]
+
+
+class Selection(Struct, frozen=True, kw_only=True):
+    """All that is said must hold; nothing said means every entry.
+
+    Attributes:
+        tenant: Its name, or what `headrace cache stats` shows: `tenant:acme`, `key:dev`, `library`.
+        model: Who answered, as `provider/model`.
+        tag: `name=value`, or `name` for any value.
+        documents: A version of the route's documents; `!VERSION` for every other one.
+        prefix: How the question begins, whatever its case.
+        before: Kept before this time, seconds since 1970.
+    """
+
+    route: str | None = None
+    tenant: str | None = None
+    model: str | None = None
+    tag: str | None = None
+    documents: str | None = None
+    prefix: str | None = None
+    before: float | None = None
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether `entry` is meant; pure."""
+        return (
+            (self.route is None or entry.route == self.route)
+            and (self.tenant is None or entry.tenant in (self.tenant, f"tenant:{self.tenant}"))
+            and (self.model is None or entry.target == self.model)
+            and (self.tag is None or any(_tagged(tag, self.tag) for tag in entry.tags))
+            and (self.documents is None or _of_version(entry.documents, self.documents))
+            and (self.prefix is None or (entry.text or "").casefold().startswith(self.prefix.casefold()))
+            and (self.before is None or entry.created < self.before)
+        )
+
+
+def _tagged(tag: str, wanted: str) -> bool:
+    return tag == wanted or ("=" not in wanted and tag.partition("=")[0] == wanted)
+
+
+def _of_version(version: str, wanted: str) -> bool:
+    return version != wanted[1:] if wanted.startswith("!") else version == wanted
