@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UnknownModel,
         Unsupported,
     )
+    from headrace.guards import redact, restore
     from headrace.prompts import FilePrompt, Filled, Prompt, prompt
     from headrace.testing import fake
     from headrace.tools import ToolRun
@@ -100,6 +101,7 @@ _HOMES = {
         "ToolResult",
         "Usage",
     ),
+    "guards": ("redact", "restore"),
     "prompts": (
         "FilePrompt",
         "Filled",
@@ -163,6 +165,8 @@ __all__ = [
     "file_block",
     "load",
     "prompt",
+    "redact",
+    "restore",
     "system",
     "tool_result",
     "user",

@@ -1,0 +1,197 @@
+"""Values that must not leave, exchanged for placeholders, and put back; pure.
+
+A value is found by its kind (`headrace.guards.personal`, `credentials`, patterns of one's own) and then exchanged wherever else the same
+characters stand, so that no text of a request has it any more. Placeholders (`[EMAIL_1]`) are numbered by first appearance: one value
+has one placeholder in a request, and in the next one of the same conversation, whose beginning is the same. A number that a text
+already uses is left out, so that putting back is exact: `restore(*redact(text)) == text`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeAlias
+
+from headrace.guards.credentials import find_secrets
+from headrace.guards.pattern import compiled
+from headrace.guards.personal import Span, find_cards, find_emails, find_ibans, find_ips, find_phones
+
+__all__ = ["KINDS", "Finding", "Redactor", "Restorer", "Values", "as_json", "redact", "restore"]
+
+Values: TypeAlias = Mapping[str, str]
+"""Placeholders to what they stand for, in order of first appearance."""
+
+_FINDERS: Mapping[str, Callable[[str], Iterator[Span]]] = MappingProxyType(
+    {
+        "secret": find_secrets,
+        "iban": find_ibans,
+        "card": find_cards,
+        "email": find_emails,
+        "ip": find_ips,
+        "phone": find_phones,
+    }
+)
+
+KINDS = tuple(_FINDERS)
+"""The kinds that are known, the most certain first: where two overlap, the first one has it."""
+
+PLACEHOLDER = re.compile(r"\[[A-Z][A-Z0-9_]{0,40}_[1-9][0-9]{0,8}\]")
+
+SHORT = 6
+"""A value with fewer characters is exchanged elsewhere only where it stands as a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A value of some kind at `text[start:end]`."""
+
+    kind: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redactor:
+    """Finds values of `kinds`, and of `patterns`: names to regular expressions.
+
+    Raises:
+        ValueError: A kind or a name is not known, or a pattern could run long.
+    """
+
+    kinds: tuple[str, ...] = KINDS
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    _finders: tuple[tuple[str, Callable[[str], Iterator[Span]]], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        finders: list[tuple[str, Callable[[str], Iterator[Span]]]] = []
+        for name, pattern in self.patterns.items():
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name) or name in _FINDERS:
+                raise ValueError(
+                    f"a pattern's name is a word in small letters and no kind of our own, not {name!r}"
+                )
+            try:
+                finders.append((name, _spans(compiled(pattern))))
+            except ValueError as error:
+                raise ValueError(f"pattern {name!r}: {error}") from None
+        for kind in self.kinds:
+            if kind not in _FINDERS:
+                raise ValueError(f"a kind is one of {', '.join(KINDS)}, not {kind!r}")
+        finders += [(kind, find) for kind, find in _FINDERS.items() if kind in self.kinds]
+        object.__setattr__(self, "_finders", tuple(finders))
+
+    def find(self, text: str) -> list[Finding]:
+        """The values in `text`, in order, none over another. Patterns of one's own come before the known kinds."""
+        found: list[Finding] = []
+        taken = bytearray(len(text))
+        for kind, finder in self._finders:
+            for start, end in finder(text):
+                if 1 not in taken[start:end]:
+                    taken[start:end] = b"\1" * (end - start)
+                    found.append(Finding(kind, start, end))
+        found.sort(key=lambda finding: finding.start)
+        return found
+
+    def values(self, texts: Sequence[str]) -> dict[str, str]:
+        """Placeholders for the values in `texts`, which are those of one request in their order."""
+        kinds: dict[str, str] = {}
+        for text in texts:
+            for finding in self.find(text):
+                kinds.setdefault(text[finding.start : finding.end], finding.kind)
+        if not kinds:
+            return {}
+        used = {match[0] for text in texts if "[" in text for match in PLACEHOLDER.finditer(text)}
+        numbers: dict[str, int] = {}
+        values: dict[str, str] = {}
+        for value, kind in kinds.items():
+            placeholder = ""
+            while not placeholder or placeholder in used:
+                numbers[kind] = numbers.get(kind, 0) + 1
+                placeholder = f"[{kind.upper()}_{numbers[kind]}]"
+            values[placeholder] = value
+        return values
+
+
+def _spans(pattern: re.Pattern[str]) -> Callable[[str], Iterator[Span]]:
+    return lambda text: (match.span() for match in pattern.finditer(text))
+
+
+def exchanger(values: Values) -> Callable[[str], str]:
+    """What exchanges the values of `values` for their placeholders, wherever they stand."""
+    if not values:
+        return lambda text: text
+    names = {value: placeholder for placeholder, value in values.items()}
+    # The longest first: one value may be the beginning of another.
+    pattern = re.compile("|".join(map(_literal, sorted(names, key=len, reverse=True))))
+    return lambda text: pattern.sub(lambda match: names[match[0]], text)
+
+
+def _literal(value: str) -> str:
+    escaped = re.escape(value)
+    return escaped if len(value) >= SHORT else rf"(?<!\w){escaped}(?!\w)"
+
+
+def redact(
+    text: str, kinds: Sequence[str] = KINDS, patterns: Mapping[str, str] | None = None
+) -> tuple[str, dict[str, str]]:
+    """`text` without values of `kinds` and `patterns`, and what its placeholders stand for.
+
+    Raises:
+        ValueError: See `Redactor`.
+    """
+    values = Redactor(tuple(kinds), patterns or {}).values([text])
+    return exchanger(values)(text), values
+
+
+def as_json(value: str) -> str:
+    """`value` as it stands inside a JSON string."""
+    return json.dumps(value, ensure_ascii=False)[1:-1]
+
+
+def restore(text: str, values: Values, *, encode: Callable[[str], str] = str) -> str:
+    """`text` with its placeholders exchanged for what they stand for, once; others stay.
+
+    Args:
+        encode: How a value is written: `as_json` where `text` is JSON.
+    """
+    if not values or "[" not in text:
+        return text
+
+    def put_back(match: re.Match[str]) -> str:
+        value = values.get(match[0])
+        return match[0] if value is None else encode(value)
+
+    return PLACEHOLDER.sub(put_back, text)
+
+
+class Restorer:
+    """`restore` of a text that comes in pieces: whatever the pieces, the same text comes out.
+
+    Kept back is only the end of a piece with which a placeholder of `values` may begin.
+    """
+
+    __slots__ = ("_encode", "_held", "_longest", "_values")
+
+    def __init__(self, values: Values, *, encode: Callable[[str], str] = str) -> None:
+        self._values = values
+        self._encode = encode
+        self._longest = max(map(len, values), default=0)
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """What can be said once `piece` has come."""
+        text = self._held + piece
+        at = text.rfind("[", -self._longest + 1 if self._longest > 1 else len(text))
+        if at >= 0 and text[-1] != "]" and any(name.startswith(text[at:]) for name in self._values):
+            self._held = text[at:]
+            text = text[:at]
+        else:
+            self._held = ""
+        return restore(text, self._values, encode=self._encode)
+
+    def close(self) -> str:
+        """What was kept back, once nothing more comes."""
+        held, self._held = self._held, ""
+        return held
