@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,9 @@ from typing import Any
 import pytest
 
 from headrace.cli import diagnosis
+from headrace.clock import SystemClock
+from headrace.store import StoredCircuit
+from headrace.store.sqlite import SQLiteStore
 
 
 def findings(ran: Any) -> dict[str, tuple[str, str, str]]:
@@ -51,6 +56,37 @@ def test_it_is_one_line_a_check_for_people(headrace: Any, environ: dict[str, str
         assert any(
             line.startswith(what) and state in line and text in line and fix in line for line in lines
         ), what
+
+
+def test_circuits_that_are_not_closed_are_told(
+    headrace: Any, environ: dict[str, str], write: Callable[[str], Path]
+) -> None:
+    """What the gateway's workers told each other: which target, for how long, and after what; closed ones are not news."""
+    environ["HEADRACE_PORT"] = "0"
+    write('[store]\npath = "headrace.db"')
+
+    async def tell() -> None:
+        store = SQLiteStore(Path("headrace.db"))
+        try:
+            soon = SystemClock().wall() + 20.0
+            for key, state in (("openai/a", "open"), ("openai/b", "closed"), ("openai/c", "limited")):
+                store.record_circuit(
+                    StoredCircuit(
+                        key=key, state=state, until_wall=soon, trips=1, reason="overloaded", by="me"
+                    )
+                )
+            await store.flush()
+        finally:
+            await store.aclose()
+
+    asyncio.run(tell())
+    found = {
+        what: finding for what, finding in findings(headrace("doctor", "--json")).items() if "circuit" in what
+    }
+    assert found.keys() == {"circuit openai/a", "circuit openai/c"}
+    state, text, _ = found["circuit openai/a"]
+    assert state == "warn"
+    assert re.fullmatch(r"open for (19|20) s after overloaded", text)
 
 
 def test_keys_are_named_and_not_shown(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tests.gateway.gate import ADMIN, KEY, OTHER, PAIRS, Gate, ask, config, gated
 
 from headrace.gateway.app import ROUTES
-from headrace.testing import Answer, FakeProvider, Overloaded
+from headrace.testing import Answer, CutJson, FakeProvider, Overloaded
 
 pairs = pytest.mark.parametrize(("client", "provider"), PAIRS)
 
@@ -93,6 +94,24 @@ def test_admin(gate: Gate) -> None:
     assert recent[0]["id"] == request_id and len(recent[0]["attempts"]) == 2
     one = gate.http("GET", f"/admin/requests/{request_id}", key=ADMIN).json
     assert one == recent[0] == gate.report(request_id)
+
+
+def test_the_report_of_a_request(gate: Gate) -> None:
+    """Each attempt with its target, reason, wait, breaker state, tokens and cost; what was wasted, and whether it is an estimate."""
+    gate.provider.on("gpt-4o", always=CutJson())
+    gate.provider.on("gpt-4o-mini", Answer("fine", usage=(1000, 100)))
+    got = gate.post("openai", ask("openai", "openai/gpt-4o,openai/gpt-4o-mini"))
+    report = gate.report(got.headers["x-request-id"])
+    *dead, alive = report["attempts"]
+    assert [attempt["reason"] for attempt in dead] == ["malformed"] * 3
+    assert all(attempt["target"] == "openai/gpt-4o" and attempt["estimated"] for attempt in dead)
+    assert all(attempt["cost_usd"] == attempt["wasted_usd"] != "0" for attempt in dead)
+    assert alive["target"] == "openai/gpt-4o-mini" and alive["breaker"] == "closed"
+    assert (alive["tokens"]["input"], alive["tokens"]["output"]) == (1000, 100)
+    assert (alive["cost_usd"], alive["wasted_usd"], alive["estimated"]) == ("0.00021", "0", False)
+    assert alive["finish"] == "stop" and alive["provider_request_id"] and alive["waited_s"] == 0
+    assert Decimal(report["cost_usd"]) == Decimal(report["wasted_usd"]) + Decimal("0.00021")
+    assert got.headers["x-headrace-cost-usd"] == report["cost_usd"]
 
 
 def test_bare_names(gate: Gate) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from headrace.call import format_usd
@@ -82,6 +83,8 @@ def request_report(stored: StoredRequest) -> dict[str, Any]:
             "note": row.note,
             "breaker": row.breaker,
             "http": row.http,
+            "finish": row.finish,
+            "provider_request_id": row.provider_request_id,
             "waited_s": row.waited_s,
             "first_content_s": row.first_content_s,
             "duration_s": row.duration_s,
@@ -94,11 +97,10 @@ def request_report(stored: StoredRequest) -> dict[str, Any]:
             },
             "cost_usd": format_usd(row.cost_nano),
             "wasted_usd": format_usd(row.wasted_nano),
+            "estimated": row.estimated,
         }
         for row in stored.attempts
     ]
-    costs = [row.cost_nano for row in stored.attempts]
-    total = None if any(cost is None for cost in costs) else sum(cost for cost in costs if cost is not None)
     return {
         "id": stored.request_id,
         "started": stored.started_wall,
@@ -107,6 +109,17 @@ def request_report(stored: StoredRequest) -> dict[str, Any]:
         "stream": stored.stream,
         "status": stored.status,
         "warnings": list(stored.warnings),
-        "cost_usd": format_usd(total),
+        "cost_usd": format_usd(_sum(row.cost_nano for row in stored.attempts)),
+        "wasted_usd": format_usd(_sum(row.wasted_nano for row in stored.attempts)),
         "attempts": attempts,
     }
+
+
+def _sum(amounts: Iterable[int | None]) -> int | None:
+    """Unknown, if one of them is."""
+    total = 0
+    for amount in amounts:
+        if amount is None:
+            return None
+        total += amount
+    return total
