@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from headrace.errors import ProviderError
+from headrace.errors import InvalidOutput, ProviderError
 from headrace.types import FinishReason, Target, Usage
 
 __all__ = ["Attempt", "Cached", "Call", "Outcome", "format_usd"]
@@ -43,7 +43,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     spent`). Costs are nano-dollars, None while unknown;
     `wasted` is the part of `cost` that bought nothing the caller received; `estimated` marks a cost that is an upper bound, since
     the provider may have charged for tokens that it did not report. `last_content_at` is on the monotonic scale, moved on
-    by the time in which nobody was `reading`.
+    by the time in which nobody was `reading`. `judged` is False while somebody has still to say whether a whole answer is of use.
     """
 
     number: int
@@ -71,7 +71,9 @@ class Attempt(msgspec.Struct, kw_only=True):
     used_up_s: float | None = None
     note: str | None = None
     duration_s: float | None = None
+    judged: bool = True
     on_end: list[Callable[[Attempt], None]] = []
+    on_judged: list[Callable[[Attempt], None]] = []
 
     def end(self, outcome: Outcome, now: float) -> None:
         """Close the record once; later calls change nothing. Runs what registered, in order."""
@@ -80,6 +82,22 @@ class Attempt(msgspec.Struct, kw_only=True):
         self.outcome = outcome
         self.duration_s = now - self.started_at
         callbacks, self.on_end = self.on_end, []
+        for callback in callbacks:
+            callback(self)
+        if self.judged or outcome != "ok":
+            self.judge()
+
+    def judge(self, error: InvalidOutput | None = None) -> None:
+        """Say what an answer that ended well is worth, once: nothing, with the `error` that says why. Runs what registered for it;
+        does nothing before the end."""
+        if self.outcome == "pending":
+            return
+        if error is not None:
+            self.outcome, self.error = "error", error
+            self.error_kind, self.error_message = error.kind, error.problem
+            self.wasted = self.cost
+        self.judged = True
+        callbacks, self.on_judged = self.on_judged, []
         for callback in callbacks:
             callback(self)
 

@@ -160,7 +160,7 @@ class Engine:
             "context": Context(self.limits, libraries),
             "retry": Retry(self.clock, random),
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
-            "reserve": Reserve(self.clock, self.catalog.model),
+            "reserve": Reserve(self.clock, self.catalog.model, self.store.record_start),
             "breaker": self.breaker,
             "hold": Hold(self.clock),
             "timeout": Timeout(self.clock),

@@ -95,13 +95,14 @@ class Peek(msgspec.Struct, frozen=True, kw_only=True):
     """What the gateway must know of a body before anything else; the rest stays unread.
 
     `wants_usage`: the caller asked for usage in the stream (always so in dialects that always send it). `max_tokens` is the
-    output limit that the caller set, None without one.
+    output limit that the caller set for each of `n` choices, None without one.
     """
 
     model: str
     stream: bool = False
     wants_usage: bool = False
     max_tokens: int | None = None
+    n: int = 1
 
 
 class Dialect(Protocol):
@@ -274,8 +275,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `headers` are those of the caller that a provider of the same dialect is to see (`anthropic-beta`, ...). `deadline` and
     `commit_by` (when a level that is not the last must have begun to answer) are times on the clock's monotonic scale, `timeout_s` what the caller asked for. `max_tokens` is an output
-    limit that Headrace itself imposes, None for none. `cache_control` is the caller's `Cache-Control`. `allowed_routes` empty means all. `budgets` are those of the caller's key,
-    `max_cost` is what the caller lets this request cost at most, `account` what the budget layer opened. `output` is the form that the answer is held to (a `headrace.output.Shape`); `watch` hears its pieces before it is
+    limit that Headrace itself imposes, None for none; `asked_tokens` the caller's own for each of his `choices`. `cache_control` is the caller's `Cache-Control`. `allowed_routes` empty means all. `budgets` are those of the caller's key,
+    `max_cost` is what the caller lets this request cost at most, `account` what the budget layer opened. `judged`: whether the answer is of use is said by a layer above (`Attempt.judge`). `output` is the form that the answer is held to (a `headrace.output.Shape`); `watch` hears its pieces before it is
     judged, and None when it begins anew. `purpose` is why this attempt is made, empty for the call's own reason. `target` and `attempt` are set by the cascade and the retry layer.
     """
 
@@ -289,11 +290,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     wants_usage: bool = False
     timeout_s: float | None = None
     max_tokens: int | None = None
+    asked_tokens: int | None = None
+    choices: int = 1
     cache_control: str = ""
     allowed_routes: frozenset[str] = frozenset()
     budgets: tuple[Budget, ...] = ()
     max_cost: Nanodollars | None = None
     account: object | None = None
+    judged: bool = False
     output: object | None = None
     watch: Callable[[str | None], None] | None = None
     purpose: str = ""

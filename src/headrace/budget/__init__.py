@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from headrace.budget.account import Account, Caps, Pot, bound
 from headrace.budget.layer import OpenAccount, Reserve
-from headrace.budget.leases import Balance, Book, Cap, Charge, Demand, Leased
+from headrace.budget.leases import Balance, Book, Cap, Charge, Demand, Hold, Leased
 from headrace.budget.purse import Purse
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Caps",
     "Charge",
     "Demand",
+    "Hold",
     "Leased",
     "OpenAccount",
     "Pot",

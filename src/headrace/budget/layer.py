@@ -5,18 +5,21 @@ Where no budget holds both hand the request on and cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import msgspec
 
 from headrace.budget.account import Account, Caps, Held, Pot, bound
+from headrace.budget.leases import Hold, Worker
 from headrace.budget.purse import Purse
-from headrace.budget.worst import Worst
-from headrace.call import Attempt
+from headrace.budget.worst import Worst, at_most
+from headrace.call import Attempt, Call, Nanodollars
 from headrace.clock import Clock
-from headrace.errors import BudgetExceeded, BudgetUnavailable
+from headrace.errors import BudgetExceeded, BudgetUnavailable, StoreError
 from headrace.handler import Handler, Request, Stream
 from headrace.prices import Model
 
@@ -43,41 +46,83 @@ class OpenAccount:
         return handle
 
 
+class Start(Protocol):
+    """`headrace.store.Store.record_start`."""
+
+    def __call__(
+        self,
+        call: Call,
+        attempt: Attempt,
+        bound: Callable[[], Nanodollars | None],
+        worker: Worker | None = None,
+        holds: Sequence[Hold] = (),
+    ) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Reserves each attempt's worst case just before it is sent, and settles at its real end.
+    """Reserves each attempt's worst case just before it is sent, writes down that it is sent, and settles at its real end.
 
     Writes the output limit into the request where it needs one to be bounded.
 
     Args:
         model: Provider and model to what is known of it.
+        start: Writes down the attempt with the most that it can cost and what it has reserved. Where it fails, a request under a
+            budget is refused, and any other goes on.
     """
 
     clock: Clock
     model: Callable[[str, str], Model | None]
+    start: Start
 
     def __call__(self, inner: Handler) -> Handler:
         def handle(request: Request) -> Coroutine[Any, Any, Stream]:
             if request.account is not None:
                 return self._reserved(inner, request)
+            attempt = request.attempt
+            assert attempt is not None
+            with suppress(StoreError):  # counted there; it fails no request that no budget holds for
+                self.start(request.call, attempt, partial(self._at_most, request))
             return inner(request)
 
         return handle
+
+    def _at_most(self, request: Request) -> Nanodollars | None:
+        target = request.target
+        assert target is not None
+        return at_most(self.model(target.provider, target.model), request)
 
     async def _reserved(self, inner: Handler, request: Request) -> Stream:
         account, attempt, target = request.account, request.attempt, request.target
         assert isinstance(account, Account) and attempt is not None and target is not None
         limit, worst = bound(request, self.model(target.provider, target.model))
+        held: Held | None = None
         try:
             held = await account.reserve(target, worst, request.call, self.clock.wall())
+            self._write_down(request.call, attempt, worst, held)
         except BaseException as error:
             attempt.cost = 0  # nothing was sent
+            if held is not None:
+                held.settle(0, 0)
             if isinstance(error, BudgetExceeded | BudgetUnavailable):
                 attempt.error_kind, attempt.error_message = error.kind, error.message
                 attempt.end("skipped", self.clock.now())
             raise
         attempt.on_end.append(_settling(held, worst))
         return await inner(_written(request, limit.written))
+
+    def _write_down(self, call: Call, attempt: Attempt, worst: Worst, held: Held) -> None:
+        reservation = held.reservation
+        try:
+            if reservation is None:
+                self.start(call, attempt, lambda: worst.cost)
+            else:
+                self.start(call, attempt, lambda: worst.cost, reservation.worker, reservation.holds)
+                reservation.written = True
+        except StoreError as error:
+            raise BudgetUnavailable(
+                f"a budget holds and it cannot be written down what is reserved: {error}"
+            ) from error
 
 
 def _settling(held: Held, worst: Worst) -> Callable[[Attempt], None]:

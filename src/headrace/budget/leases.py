@@ -4,8 +4,9 @@ The store keeps, for every budget and window, what is spent and what each worker
 limit. A worker reserves from what it holds without asking anybody. A slice is never more than `SHARE` of what is left and
 never more than `BATCH` times what was asked for, so near the limit slices shrink to single reservations.
 
-What a dead worker held was perhaps spent: it is booked as spent whole and marked `unsettled`, and is never given back. A worker that
-only seemed dead may go on spending what it holds, since that is booked already.
+What a dead worker had reserved was perhaps spent: it is booked as spent and marked `unsettled`, and is never given back. What it held beyond
+goes back where somebody can say what was reserved, and is booked the same way where nobody can. A worker that only
+seemed dead may go on spending what was booked for it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ __all__ = [
     "Cap",
     "Charge",
     "Demand",
+    "Hold",
     "Leased",
     "Slot",
     "Worker",
     "decide",
+    "lost",
     "settled",
 ]
 
@@ -102,14 +105,24 @@ class Leased(msgspec.Struct, frozen=True):
     extra: dict[Slot, int]
 
 
-class Charge(msgspec.Struct, frozen=True):
-    """What a worker reports: `cost` was spent, and it holds `taken` less than before (0 or more, both)."""
+class Hold(msgspec.Struct, frozen=True, array_like=True):
+    """What an attempt has reserved under one counter, of what its worker holds there."""
+
+    cap: str
+    start: int
+    need: int
+
+
+class Charge(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker reports: `cost` was spent, it holds `taken` less than before, and `need` of what it holds is no longer reserved
+    (0 or more, all)."""
 
     cap: str
     start: int
     end: int
     cost: int
     taken: int
+    need: int = 0
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -178,6 +191,11 @@ def settled(charge: Charge, held: int | None) -> tuple[int, int]:
     return charge.cost, min(held, charge.taken)
 
 
+def lost(held: int, slot: Slot, reserved: Mapping[Slot, int] | None) -> int:
+    """How much of what a dead worker held is booked as spent; pure. `reserved` is None where nobody can say."""
+    return held if reserved is None else min(held, reserved.get(slot, 0))
+
+
 class Book:
     """The store's side in memory: for one process, and as the plainest statement of what every store does."""
 
@@ -212,10 +230,10 @@ class Book:
             if held is not None:
                 self._held[slot][worker.id] = held - less
 
-    def bury(self, worker: Worker) -> None:
-        """The worker is dead: what it held is spent."""
+    def bury(self, worker: Worker, reserved: Mapping[Slot, int] | None = None) -> None:
+        """The worker is dead: what it had `reserved` (None: nobody knows, so all that it held) is spent, the rest goes back."""
         for slot, holders in self._held.items():
-            amount = holders.pop(worker.id, 0)
+            amount = lost(holders.pop(worker.id, 0), slot, reserved)
             self._spent[slot] += amount
             self._unsettled[slot] += amount
 

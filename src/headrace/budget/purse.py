@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Protocol
 
-from headrace.budget.leases import Answer, Charge, Demand, Leased, Slot, Worker
+from headrace.budget.leases import Answer, Charge, Demand, Hold, Leased, Slot, Worker
 from headrace.clock import Clock, Timer
 from headrace.errors import BudgetUnavailable, StoreError
 
@@ -60,20 +60,34 @@ class Holding:
 class Reservation:
     """What one attempt has reserved; settled once."""
 
-    __slots__ = ("_demands", "_purse", "_settled", "over")
+    __slots__ = ("_demands", "_purse", "_settled", "over", "written")
 
     def __init__(self, purse: Purse, demands: Sequence[Demand], over: Sequence[Slot]) -> None:
         self._purse = purse
         self._demands = demands
         self._settled = False
         self.over = frozenset(over)
+        self.written = False
+        """Whether the store has written down what is reserved, and must be told that it no longer is."""
+
+    @property
+    def worker(self) -> Worker:
+        """Who reserved."""
+        return self._purse.worker
+
+    @property
+    def holds(self) -> tuple[Hold, ...]:
+        """What is reserved, by counter."""
+        return tuple(
+            Hold(*demand.slot, demand.need) for demand in self._demands if demand.slot not in self.over
+        )
 
     def settle(self, costs: dict[str, int]) -> None:
         """Book what the attempt cost, by unit; the rest is free again. Later calls change nothing."""
         if self._settled:
             return
         self._settled = True
-        self._purse._settle(self._demands, self.over, costs)  # noqa: SLF001  (one piece, two classes)
+        self._purse._settle(self._demands, self.over, costs, written=self.written)  # noqa: SLF001  (one piece, two classes)
 
 
 class Purse:
@@ -230,19 +244,22 @@ class Purse:
 
     # --- settling -----------------------------------------------------------------------------------------------------
 
-    def _settle(self, demands: Sequence[Demand], over: frozenset[Slot], costs: dict[str, int]) -> None:
+    def _settle(
+        self, demands: Sequence[Demand], over: frozenset[Slot], costs: dict[str, int], *, written: bool
+    ) -> None:
         charges: list[Charge] = []
         for demand in demands:
             cost = min(costs.get(demand.cap.budget.unit, 0), MOST)
-            taken = 0
+            taken = need = 0
             if demand.slot not in over:
                 holding = self._holding(demand)
+                need = demand.need
                 # A bill above its reservation takes what is free; what is reserved for others stays theirs.
-                taken = min(cost, demand.need + holding.free)
-                holding.reserved -= demand.need
-                holding.free += demand.need - taken
-            if cost:
-                charges.append(Charge(*demand.slot, demand.end, cost, taken))
+                taken = min(cost, need + holding.free)
+                holding.reserved -= need
+                holding.free += need - taken
+            if cost or (need and written):
+                charges.append(Charge(*demand.slot, demand.end, cost, taken, need if written else 0))
         if charges:
             self._lender.settle(self.worker, charges)
         self._arm()

@@ -6,15 +6,16 @@ output limit there is no bound: under a hard budget one is written into the requ
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from headrace.call import Nanodollars
-from headrace.handler import Body
+from headrace.handler import Body, Request
 from headrace.prices import Model
 from headrace.tokens import estimate_chat
-from headrace.types import Usage
 
-__all__ = ["DEFAULT_OUTPUT", "OutputLimit", "Worst", "input_bound", "output_limit", "worst_case"]
+__all__ = ["DEFAULT_OUTPUT", "OutputLimit", "Worst", "at_most", "input_bound", "output_limit", "worst_case"]
 
 DEFAULT_OUTPUT = 8_192
 """Tokens of output under a hard budget when neither the caller nor the route says: what most models of 2024 could give at most,
@@ -66,22 +67,37 @@ def worst_case(model: Model | None, body: Body, input_bound: int, output: int | 
     tokens = input_bound + said
     if model is None or model.prices is None or output is None:
         return Worst(tokens, None)
-    hour = _may_write_for_an_hour(body)
-    inputs = (
-        Usage(input_tokens=input_bound),
-        Usage(input_tokens=input_bound, cache_write_tokens=input_bound),
-        Usage(
-            input_tokens=input_bound,
-            cache_write_tokens=input_bound if hour else 0,
-            cache_write_1h_tokens=input_bound if hour else 0,
-        ),
-    )
-    dearest = max(
-        model.cost(msgspec.structs.replace(usage, output_tokens=said, reasoning_tokens=thought)) or 0
-        for usage in inputs
-        for thought in (0, said)
-    )
-    return Worst(tokens, dearest)
+    return Worst(tokens, model.at_most(input_bound, said, hour=_may_write_for_an_hour(body)))
+
+
+HIDDEN_TOKENS = 1_000
+"""More than what a provider puts before a request of its own accord: Anthropic's prompt for tools has up to 675 tokens."""
+
+_ELSEWHERE = re.compile(rb'"(image|image_url|input_image|document|file|file_id|input_file|input_audio)"')
+"""What may stand in a request in few bytes and cost many tokens."""
+
+
+def at_most(model: Model | None, request: Request) -> Nanodollars | None:
+    """The most that the request's attempt can cost, without reading its body: far above the likely cost. None where there is no price, or
+    no bound.
+
+    No tokenizer makes more tokens of a text than it has bytes in UTF-8, and their framing is shorter than JSON's.
+    """
+    if model is None or model.prices is None:
+        return None
+    body, asked, choices = request.body, request.asked_tokens, request.choices
+    window = model.max_input or model.context_total
+    if body.wire is None:
+        tokens: int | None = input_bound(body)
+        asked, choices = body.chat.max_tokens, max(1, body.chat.n or 1)
+    elif _ELSEWHERE.search(body.wire):
+        tokens = window
+    else:
+        tokens = len(body.wire) + HIDDEN_TOKENS
+    limits = [limit for limit in (asked, request.max_tokens, model.max_output) if limit is not None]
+    if tokens is None or not limits:
+        return None
+    return model.at_most(tokens if window is None else min(tokens, window), min(limits) * choices)
 
 
 def input_bound(body: Body) -> int:

@@ -118,6 +118,8 @@ class Answering:
             stream=peek.stream,
             wants_usage=peek.wants_usage,
             max_tokens=route.output_limit(peek.max_tokens),
+            asked_tokens=peek.max_tokens,
+            choices=peek.n,
             headers=_forwarded(headers),
             cache_control=headers.get("cache-control", ""),
             timeout_s=_timeout(headers),

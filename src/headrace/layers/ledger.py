@@ -1,4 +1,8 @@
-"""Prices every attempt at its end and hands it to the store; registers on the attempt and touches nothing else."""
+"""Prices every attempt at its end and hands it to the store; registers on the attempt and touches nothing else.
+
+The end comes before the last byte is released: who has a whole answer finds it in the ledger, whatever dies afterwards. An answer that must
+have a form is recorded when it has been judged.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +36,9 @@ class Ledger:
             attempt, call = request.attempt, request.call
             assert attempt is not None
 
-            def close(attempt: Attempt) -> None:
-                self._settle(attempt, request)
-                self.record(call, attempt)
-
-            attempt.on_end.append(close)
+            attempt.judged = not request.judged
+            attempt.on_end.append(lambda attempt: self._settle(attempt, request))
+            attempt.on_judged.append(lambda attempt: self.record(call, attempt))
             return await inner(request)
 
         return handle

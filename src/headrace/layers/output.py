@@ -90,44 +90,53 @@ class Output:
         self, inner: Handler, request: Request, shape: Shape[Any], mode: Mode, means: Means
     ) -> Stream:
         """One question, and one more if its answer is not valid, or its stream broke."""
-        call, target = request.call, request.target
-        asked = _worded(request, shape, mode, means)
+        asked = msgspec.structs.replace(_worded(request, shape, mode, means), judged=True)
         for last in (False, True):
             try:
                 frames = await self._gathered(inner, asked, mode)
+                return OneBatch(self._judged(frames, asked, shape, mode))
             except StreamBroken as broken:
                 # Nothing was released, so that this is an ordinary failure.
                 cause = broken.cause if broken.cause is not None else Malformed(broken.message)
                 if last or self.clock.now() >= request.deadline:
                     raise cause from broken
                 asked = msgspec.structs.replace(asked, purpose="reask")
-                continue
-            reply = assemble([event for frame in frames for event in frame.events])
-            if _is_no_answer(reply):
-                return OneBatch(_released(frames, reply, mode))
-            text = _said(reply, mode)
-            try:
-                judged = judge(text, shape, cut=reply.finish in ("length", "context_full"))
-            except Mismatch as mismatch:
-                error = InvalidOutput(
-                    f"{target} did not give what was asked for: {mismatch}",
-                    target=str(target),
-                    received=text,
-                    problem=str(mismatch),
-                )
-                _book(request, error)
+            except _Invalid as invalid:
                 if last or self.clock.now() >= request.deadline:
-                    raise error from None
-                asked = msgspec.structs.replace(
-                    asked, body=Body(chat=_again(asked.body.chat, reply, text, mode, error)), purpose="reask"
-                )
-                continue
-            if judged.steps:
-                call.warn(f"the answer of {target} was repaired: {', '.join(judged.steps)}")
-            if judged.text == reply.text and mode is not Mode.TOOL:
-                return OneBatch(frames)
-            return OneBatch([Frame((Complete(_put_right(reply, judged)),))])
+                    raise invalid.error from None
+                again = _again(asked.body.chat, invalid.reply, invalid.error.received, mode, invalid.error)
+                asked = msgspec.structs.replace(asked, body=Body(chat=again), purpose="reask")
+            finally:
+                if request.call.attempts:
+                    request.call.attempts[-1].judge()
         raise AssertionError("the second question returns or raises")
+
+    @staticmethod
+    def _judged(frames: Batch, request: Request, shape: Shape[Any], mode: Mode) -> Batch:
+        """What is released of a whole answer. Raises `_Invalid`."""
+        call, target = request.call, request.target
+        reply = assemble([event for frame in frames for event in frame.events])
+        if _is_no_answer(reply):
+            return _released(frames, reply, mode)
+        text = _said(reply, mode)
+        try:
+            judged = judge(text, shape, cut=reply.finish in ("length", "context_full"))
+        except Mismatch as mismatch:
+            error = InvalidOutput(
+                f"{target} did not give what was asked for: {mismatch}",
+                target=str(target),
+                received=text,
+                problem=str(mismatch),
+            )
+            # It was paid for, and it bought nothing.
+            if call.attempts:
+                call.attempts[-1].judge(error)
+            raise _Invalid(error, reply) from None
+        if judged.steps:
+            call.warn(f"the answer of {target} was repaired: {', '.join(judged.steps)}")
+        if judged.text == reply.text and mode is not Mode.TOOL:
+            return frames
+        return [Frame((Complete(_put_right(reply, judged)),))]
 
     async def _gathered(self, inner: Handler, request: Request, mode: Mode) -> Batch:
         watch, kind = request.watch, "arguments" if mode is Mode.TOOL else "text"
@@ -231,12 +240,10 @@ def _again(chat: Chat, reply: Reply, text: str, mode: Mode, error: InvalidOutput
     return msgspec.structs.replace(chat, messages=(*chat.messages, *said))
 
 
-def _book(request: Request, error: InvalidOutput) -> None:
-    """The attempt was paid for, and it bought nothing."""
-    attempts = request.call.attempts
-    if attempts:
-        attempt = attempts[-1]
-        attempt.outcome = "error"
-        attempt.error = error
-        attempt.error_kind, attempt.error_message = error.kind, error.problem
-        attempt.wasted = attempt.cost
+class _Invalid(Exception):
+    """An answer that has not its form."""
+
+    def __init__(self, error: InvalidOutput, reply: Reply) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.reply = reply

@@ -38,7 +38,7 @@ PRICED_PROVIDERS = frozenset(
 """The providers that have a data file."""
 
 PRICED_KEPT = 4096
-"""Names whose model is remembered for `Catalog.cost`; a caller may name anything, so there is a bound."""
+"""Names whose model is remembered; a caller may name anything, so there is a bound."""
 
 _DATE = re.compile(r"[-@](19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])$")
 _REVISION = re.compile(r"-0\d\d$")
@@ -135,6 +135,16 @@ class Catalog:
         Its `id` is the listed one, so it may be shorter than `model`. What the configuration says about an id
         goes before what the catalogue says about the same id.
         """
+        key = (provider, model)
+        try:
+            return self._priced[key]
+        except KeyError:
+            if len(self._priced) >= PRICED_KEPT:
+                self._priced.clear()
+            found = self._priced[key] = self._find(provider, model)
+            return found
+
+    def _find(self, provider: str, model: str) -> Model | None:
         for id_ in aliases(provider, model):
             listed = self._listed(provider, id_)
             override = self._overrides.get((provider, id_))
@@ -152,13 +162,7 @@ class Catalog:
 
     def cost(self, provider: str, model: str, usage: Usage) -> Nanodollars | None:
         """What `usage` costs at the model (`Model.cost`); None if the model or its price is unknown."""
-        key = (provider, model)
-        try:
-            found = self._priced[key]
-        except KeyError:
-            if len(self._priced) >= PRICED_KEPT:
-                self._priced.clear()
-            found = self._priced[key] = self.model(provider, model)
+        found = self.model(provider, model)
         return None if found is None else found.cost(usage)
 
     def models(self, provider: str) -> tuple[str, ...]:

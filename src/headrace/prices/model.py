@@ -118,6 +118,20 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             total += thinking * (prices.output if prices.reasoning is None else prices.reasoning)
         return -(-total // MILLION)
 
+    def at_most(self, input_tokens: int, output_tokens: int, *, hour: bool = True) -> Nanodollars | None:
+        """The most that so many tokens can cost, whatever of the input is read from or written to a cache (for an `hour`, or not) and
+        whatever of the output is thinking; None if the price is unknown."""
+        prices = self.prices_at(input_tokens)
+        if prices is None:
+            return None
+        write = prices.input if prices.cache_write is None else prices.cache_write
+        dearest = max(prices.input, write, prices.cache_read or 0)
+        if hour:
+            kept = prices.cache_write_1h
+            dearest = max(dearest, max(write, 2 * prices.input) if kept is None else kept)
+        output = max(prices.output, prices.reasoning or 0)
+        return -(-(input_tokens * dearest + output_tokens * output) // MILLION)
+
 
 LOCAL = Prices(input=0, output=0)
 """The price of a model on one's own machine: nothing, and known."""

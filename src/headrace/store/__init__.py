@@ -1,15 +1,16 @@
 """Where requests, attempts and keys are kept: a SQLite file (`headrace.store.sqlite`), or memory.
 
-The two behave alike and pass the same tests. The ledger is append-only: one row an attempt, never changed.
+The two behave alike and pass the same tests. The ledger is append-only: one row an attempt, never changed. What was recorded survives
+the death of the process, where there is a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from headrace.budget.leases import Balance, Charge, Demand, Leased, Worker
-from headrace.call import Attempt, Call
+from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Worker
+from headrace.call import Attempt, Call, Nanodollars
 from headrace.store.memory import MemoryStore
 from headrace.store.rows import AttemptRow, AuditRow, StoredCircuit, StoredKey, StoredRequest
 
@@ -35,11 +36,29 @@ class Store(Protocol):
     def errors(self) -> int:
         """Failed writes, each of them tried again while there is room; more than 0 with `dropped` 0 has lost nothing."""
 
+    def record_start(
+        self,
+        call: Call,
+        attempt: Attempt,
+        bound: Callable[[], Nanodollars | None],
+        worker: Worker | None = None,
+        holds: Sequence[Hold] = (),
+    ) -> None:
+        """Write down that the attempt is about to be sent, so that the death of this process leaves a row for it. Does not wait.
+
+        Args:
+            bound: The most that it can cost, None for unknown; asked only where it is kept.
+            worker, holds: What it has reserved of what the worker holds; `settle` ends that.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+
     def record_attempt(self, call: Call, attempt: Attempt) -> None:
-        """Append the attempt, as it is now, to the ledger."""
+        """Append the attempt, as it is now, to the ledger: on return the death of this process cannot take it back."""
 
     def record_call(self, call: Call) -> None:
-        """Keep the call, as it is now, once it has ended."""
+        """Keep the call, as it is now, once it has ended; as safe as an attempt."""
 
     async def request(self, request_id: str, tenant: str | None) -> StoredRequest | None:
         """The request with its attempts; None if there is none, or it is another tenant's. `tenant=None` sees all.
@@ -94,10 +113,12 @@ class Store(Protocol):
         """
 
     def settle(self, worker: Worker, charges: Sequence[Charge]) -> None:
-        """Book what a worker spent and gave back. Never raises and never waits; what is lost on the way stays booked as held."""
+        """Book what a worker spent and gave back, as safe as an attempt. Never raises and never waits; what is lost on the way stays
+        booked as held."""
 
     def beat(self, worker: Worker, now: float) -> None:
-        """The worker lives at wall time `now`. What those held who do not is booked as spent and marked unsettled."""
+        """The worker lives at wall time `now`. What those had reserved who do not is booked as spent and marked unsettled; the rest of
+        what they held goes back, where the store knows what was reserved."""
 
     def leave(self, worker: Worker) -> None:
         """The worker ends and holds nothing."""

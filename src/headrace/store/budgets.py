@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from headrace.budget.leases import Balance, Charge, Demand, Leased, Slot, Worker, decide, settled
+from headrace.budget.leases import Balance, Charge, Demand, Leased, Slot, Worker, decide, lost, settled
 
-__all__ = ["DEAD_S", "balances", "beat", "lease", "leave", "settle"]
-
-DEAD_S = 30.0
-"""A worker that was silent for so long is taken for dead: six of its beats."""
+__all__ = ["balances", "bury_journal", "bury_orphans", "forget", "lease", "leave", "settle"]
 
 KEEP_S = 40 * 86_400
 """How long a counter is kept after its window, for reports: a month and some."""
@@ -21,12 +17,12 @@ _log = logging.getLogger("headrace.store")
 
 
 def lease(
-    connection: sqlite3.Connection, worker: Worker, asks: Sequence[Sequence[Demand]], now: float
+    connection: sqlite3.Connection, worker: Worker, asks: Sequence[Sequence[Demand]], journal: str
 ) -> Leased:
-    """Decide what the worker gets, and keep it."""
-    new = _seen(connection, worker, now)
-    if new:
-        _bury_dead(connection, worker, now)
+    """Decide what the worker gets, and keep it; `journal` is where it writes down what it reserves."""
+    connection.execute(
+        "INSERT INTO budget_workers VALUES (?, ?) ON CONFLICT DO NOTHING", (worker.id, journal)
+    )
     windows = {demand.slot: demand.end for demands in asks for demand in demands}
     leased, granted = decide(asks, {slot: _used(connection, slot) for slot in windows})
     for slot, amount in granted.items():
@@ -51,12 +47,14 @@ def _used(connection: sqlite3.Connection, slot: Slot) -> int:
     return int(amount)
 
 
-def settle(connection: sqlite3.Connection, worker: Worker, charges: Sequence[Charge]) -> None:
-    """Book what the worker reports."""
+def settle(connection: sqlite3.Connection, worker: str, charges: Sequence[Charge]) -> None:
+    """Book what the worker of that id reports."""
     for charge in charges:
+        if not charge.cost and not charge.taken:
+            continue
         slot = charge.cap, charge.start
         row = connection.execute(
-            "SELECT amount FROM budget_slices WHERE cap = ? AND start = ? AND worker = ?", (*slot, worker.id)
+            "SELECT amount FROM budget_slices WHERE cap = ? AND start = ? AND worker = ?", (*slot, worker)
         ).fetchone()
         held = None if row is None else int(row[0])
         spent, less = settled(charge, held)
@@ -69,70 +67,63 @@ def settle(connection: sqlite3.Connection, worker: Worker, charges: Sequence[Cha
             )
         if held is not None and less >= held:
             connection.execute(
-                "DELETE FROM budget_slices WHERE cap = ? AND start = ? AND worker = ?", (*slot, worker.id)
+                "DELETE FROM budget_slices WHERE cap = ? AND start = ? AND worker = ?", (*slot, worker)
             )
         elif less:
             connection.execute(
                 "UPDATE budget_slices SET amount = amount - ? WHERE cap = ? AND start = ? AND worker = ?",
-                (less, *slot, worker.id),
+                (less, *slot, worker),
             )
 
 
-def beat(connection: sqlite3.Connection, worker: Worker, now: float) -> None:
-    """The worker lives; those that do not are buried, and counters of long ago forgotten."""
-    _seen(connection, worker, now)
-    _bury_dead(connection, worker, now)
+def forget(connection: sqlite3.Connection, now: float) -> None:
+    """Counters of long ago go."""
     connection.execute("DELETE FROM budget_windows WHERE end < ?", (now - KEEP_S,))
 
 
 def leave(connection: sqlite3.Connection, worker: Worker) -> None:
-    """The worker ends well. What it still holds is for the next beat to bury."""
+    """The worker ends well. What it still holds is booked as an orphan's."""
     connection.execute("DELETE FROM budget_workers WHERE worker = ?", (worker.id,))
 
 
-def _seen(connection: sqlite3.Connection, worker: Worker, now: float) -> bool:
-    """Whether it is new."""
-    if connection.execute(
-        "UPDATE budget_workers SET seen_wall = ? WHERE worker = ?", (now, worker.id)
-    ).rowcount:
-        return False
-    connection.execute("INSERT INTO budget_workers VALUES (?, ?, ?)", (worker.id, worker.pid, now))
-    return True
+def bury_journal(
+    connection: sqlite3.Connection, journal: str, reserved: Mapping[str, Mapping[Slot, int]] | None
+) -> None:
+    """The workers of a journal are dead. `reserved` is what each had reserved; None where the journal may not have all of it."""
+    for (worker,) in connection.execute(
+        "SELECT worker FROM budget_workers WHERE journal = ?", (journal,)
+    ).fetchall():
+        _bury(connection, worker, None if reserved is None else reserved.get(worker, {}))
 
 
-def _bury_dead(connection: sqlite3.Connection, me: Worker, now: float) -> None:
-    """Book as spent, and mark, what those held who are dead. One that only seemed so loses nothing and gains nothing: what it
-    goes on to spend is booked already."""
-    known = {
-        worker: (pid, seen)
-        for worker, pid, seen in connection.execute("SELECT worker, pid, seen_wall FROM budget_workers")
+def bury_orphans(connection: sqlite3.Connection, journals: Collection[str]) -> None:
+    """Book all that those hold who have none of the `journals` that there are: nobody can say what of it was spent."""
+    living = {
+        worker
+        for worker, journal in connection.execute("SELECT worker, journal FROM budget_workers")
+        if journal in journals
     }
     holders = {worker for (worker,) in connection.execute("SELECT DISTINCT worker FROM budget_slices")}
-    for worker in (holders | known.keys()) - {me.id}:
-        pid, seen = known.get(worker, (0, 0.0))
-        if worker in known and now - seen < DEAD_S and (pid == me.pid or _runs(pid)):
-            continue
-        held = connection.execute(
-            "SELECT cap, start, amount FROM budget_slices WHERE worker = ?", (worker,)
-        ).fetchall()
-        for cap, start, amount in held:
+    for worker in holders - living:
+        _bury(connection, worker, None)
+
+
+def _bury(connection: sqlite3.Connection, worker: str, reserved: Mapping[Slot, int] | None) -> None:
+    held = connection.execute(
+        "SELECT cap, start, amount FROM budget_slices WHERE worker = ?", (worker,)
+    ).fetchall()
+    for cap, start, amount in held:
+        spent = lost(amount, (cap, start), reserved)
+        if spent:
             connection.execute(
                 "UPDATE budget_windows SET spent = spent + ?1, unsettled = unsettled + ?1 WHERE cap = ?2 AND start = ?3",
-                (amount, cap, start),
+                (spent, cap, start),
             )
-            _log.warning("worker %s is gone: the %d it held of %r are booked as spent", worker, amount, cap)
-        connection.execute("DELETE FROM budget_slices WHERE worker = ?", (worker,))
-        connection.execute("DELETE FROM budget_workers WHERE worker = ?", (worker,))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
+        _log.warning(
+            "worker %s is gone: of the %d it held of %r, %d are booked as spent", worker, amount, cap, spent
+        )
+    connection.execute("DELETE FROM budget_slices WHERE worker = ?", (worker,))
+    connection.execute("DELETE FROM budget_workers WHERE worker = ?", (worker,))
 
 
 def balances(connection: sqlite3.Connection, since: float) -> list[Balance]:

@@ -7,12 +7,12 @@ import hmac
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from headrace.budget.leases import Balance, Book, Charge, Demand, Leased, Worker
-from headrace.call import Attempt, Call
+from headrace.budget.leases import Balance, Book, Charge, Demand, Hold, Leased, Worker
+from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import StoreError
 from headrace.store.rows import (
     AttemptRow,
@@ -69,6 +69,17 @@ class MemoryStore:
     @property
     def errors(self) -> int:
         return 0
+
+    def record_start(
+        self,
+        call: Call,
+        attempt: Attempt,
+        bound: Callable[[], Nanodollars | None],
+        worker: Worker | None = None,
+        holds: Sequence[Hold] = (),
+    ) -> None:
+        if self._closed:
+            raise StoreError("the store is closed")
 
     def record_attempt(self, call: Call, attempt: Attempt) -> None:
         with self._lock:

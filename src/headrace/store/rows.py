@@ -7,16 +7,31 @@ import msgspec
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.types import Budget
 
-__all__ = ["AttemptRow", "AuditRow", "StoredKey", "StoredRequest", "attempt_row", "request_row"]
+__all__ = [
+    "LOST",
+    "AttemptRow",
+    "AuditRow",
+    "StoredCircuit",
+    "StoredKey",
+    "StoredRequest",
+    "attempt_row",
+    "lost_row",
+    "request_of",
+    "request_row",
+]
+
+LOST = "lost"
+"""The outcome of an attempt whose process died before its end."""
 
 
-class AttemptRow(msgspec.Struct, frozen=True):
-    """One attempt, as the ledger keeps it.
+class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
+    """One attempt, as the ledger keeps it. Journals know the fields by their places: a new one comes last and has a default.
 
     Times are seconds, `..._wall` since 1970. `provider` and `target_model` are what was asked, `model` is who answered by its own
     account. `call_wall` is when the logical call began: with `request_id` it names the call, since a caller may choose an id
     twice. Tokens are None where the provider did not say; `cost_nano` and `wasted_nano` are None while unknown;
-    `estimated` marks a cost that is an upper bound of what the provider charged.
+    `estimated` marks a cost that is an upper bound of what the provider charged. `outcome` is an `Outcome`, or `lost`: the process
+    died before the attempt's end, and `cost_nano` is the most that it can have cost.
     """
 
     request_id: str
@@ -59,8 +74,8 @@ class AttemptRow(msgspec.Struct, frozen=True):
         return f"{self.provider}/{self.target_model}"
 
 
-class StoredRequest(msgspec.Struct, frozen=True):
-    """One logical call. `model` is what was asked for, `status` the HTTP status that the caller got, None while it runs.
+class StoredRequest(msgspec.Struct, frozen=True, array_like=True):
+    """One logical call (journals know its fields by their places too). `model` is what was asked for, `status` the HTTP status that the caller got, None while it runs.
 
     `attempts` are in order of their numbers; they are kept apart and put in when a request is read.
     """
@@ -176,6 +191,12 @@ def attempt_row(call: Call, attempt: Attempt) -> AttemptRow:
         call.route,
         dict(call.tags) if call.tags else _NO_TAGS,
     )
+
+
+def lost_row(call: Call, attempt: Attempt, bound: Nanodollars | None) -> AttemptRow:
+    """What the ledger says of an attempt that is about to be sent, if nothing more is heard of it."""
+    row = attempt_row(call, attempt)
+    return msgspec.structs.replace(row, outcome=LOST, cost_nano=bound, wasted_nano=bound, estimated=True)
 
 
 def request_row(call: Call) -> StoredRequest:

@@ -7,12 +7,15 @@ import secrets
 import sqlite3
 import stat
 import time
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 from headrace.errors import StoreError
 
-__all__ = ["APPLICATION_ID", "STEPS", "connect", "prepare"]
+__all__ = ["APPLICATION_ID", "STEPS", "SYNCHRONOUS", "connect", "prepare", "synchronize"]
 
 APPLICATION_ID = 0x48445243
 """`HDRC`, in the file's header: what tells our file from another program's."""
@@ -147,6 +150,13 @@ STEPS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX circuits_seq ON circuits (seq)",
     ),
+    (
+        # How far each journal's file was taken in; -1 for all of it.
+        "CREATE TABLE journals (name TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID",
+        # A worker lives as long as its journal's lock. Those of the older kind have none: what they held is booked.
+        "DROP TABLE budget_workers",
+        "CREATE TABLE budget_workers (worker TEXT PRIMARY KEY, journal TEXT NOT NULL) WITHOUT ROWID",
+    ),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 
@@ -155,10 +165,35 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection with our settings, without a transaction of Python's own."""
     # One thread owns each connection; which one is settled after it is made.
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-    # FULL: a commit is on the disk when it returns, or a power cut could take back rows that `flush` called
-    # durable (NORMAL in WAL mode syncs at checkpoints only). The group commit pays one sync for many rows.
-    connection.execute("PRAGMA synchronous=FULL")
+    synchronize(connection, "FULL")
     return connection
+
+
+SYNCHRONOUS: Mapping[str, Literal["FULL", "NORMAL"]] = MappingProxyType(
+    {
+        # Whoever made, rotated or revoked a key was told so: a power cut must not bring a revoked key back.
+        "keys": "FULL",
+        "audit": "FULL",
+        # A slice that was handed out and forgotten would be handed out again: the budget would be overdrawn.
+        "budget_slices": "FULL",
+        "budget_workers": "FULL",
+        # Written in groups, one sync for many rows, so that a power cut takes the last moments (`LINGER_S` and the commit) and no
+        # more. What a process that is killed had written is in its journal, without any sync.
+        "attempts": "FULL",
+        "calls": "FULL",
+        "budget_windows": "FULL",
+        "journals": "FULL",
+        # A transition that is forgotten is found out again by the next failure. A probe waits for its claim.
+        "circuits": "NORMAL",
+    }
+)
+"""`PRAGMA synchronous` for a transaction that writes a table, with the reason. FULL: on the disk when the commit returns. NORMAL, in WAL
+mode: whole after a power cut, but perhaps without the last transactions."""
+
+
+def synchronize(connection: sqlite3.Connection, level: Literal["FULL", "NORMAL"]) -> None:
+    """Between transactions only."""
+    connection.execute(f"PRAGMA synchronous={level}")
 
 
 def prepare(path: Path, steps: tuple[tuple[str, ...], ...] = STEPS) -> bytes:

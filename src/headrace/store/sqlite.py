@@ -1,8 +1,9 @@
 """The store in one SQLite file, shared by the worker processes of one machine.
 
-One thread writes. The event loop only puts rows on a queue; the thread takes all that has come within `LINGER_S`, writes them in
-one transaction and syncs once. So a request never waits for the disk, and a crash of the process loses at most the
-rows of the last moments: those that no `flush` has confirmed.
+One thread writes. The event loop puts a row into the process's journal (`headrace.store.journal`) and on a queue; the thread takes all that
+has come within `LINGER_S`, writes them in one transaction and syncs once. So a request never waits for the disk, and
+a crash of the process loses nothing that was recorded: the next to open the file takes it in. A power cut loses what no `flush` has
+confirmed.
 
 A failed write (a full disk, a lock held too long) is counted, told once, and tried again with the same rows until it works; meanwhile
 the queue fills, and what finds it full is counted as dropped. A request never fails for it.
@@ -20,15 +21,18 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from headrace.budget.leases import Balance, Charge, Demand, Leased, Worker
-from headrace.call import Attempt, Call
+from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Worker
+from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import StoreError
-from headrace.store import budgets, circuits
+from headrace.store import budgets, circuits, ledger
+from headrace.store.journal import Charged, Journal, Started
+from headrace.store.recovery import TAKEN, positioned, recover
 from headrace.store.rows import (
     AttemptRow,
     AuditRow,
@@ -36,10 +40,10 @@ from headrace.store.rows import (
     StoredKey,
     StoredRequest,
     attempt_row,
-    request_of,
+    lost_row,
     request_row,
 )
-from headrace.store.schema import connect, prepare
+from headrace.store.schema import SYNCHRONOUS, connect, prepare, synchronize
 from headrace.types import Budget
 
 __all__ = ["SQLiteStore"]
@@ -56,34 +60,29 @@ RETRY_S = (0.1, 5.0)
 _log = logging.getLogger("headrace.store")
 _T = TypeVar("_T")
 
-_ATTEMPT_COLUMNS = AttemptRow.__struct_fields__
-_CALL_COLUMNS = StoredRequest.__struct_fields__[:-1]
-_STREAM = _CALL_COLUMNS.index("stream")
-_ESTIMATED = _ATTEMPT_COLUMNS.index("estimated")
 _KEY_COLUMNS = StoredKey.__struct_fields__
 _AUDIT_COLUMNS = AuditRow.__struct_fields__
-
-
-def _insert(table: str, columns: Sequence[str]) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
-
-
-_INSERT_ATTEMPT = _insert("attempts", _ATTEMPT_COLUMNS)
-_INSERT_CALL = _insert("calls", _CALL_COLUMNS)
-_INSERT_KEY = _insert("keys", (*_KEY_COLUMNS, "hash"))
-_INSERT_AUDIT = _insert("audit", _AUDIT_COLUMNS)
-_SELECT_ATTEMPT = f"SELECT {', '.join(_ATTEMPT_COLUMNS)} FROM attempts"  # noqa: S608
-_SELECT_CALL = f"SELECT {', '.join(_CALL_COLUMNS)} FROM calls"  # noqa: S608
+_INSERT_KEY = ledger.insert_into("keys", (*_KEY_COLUMNS, "hash"))
+_INSERT_AUDIT = ledger.insert_into("audit", _AUDIT_COLUMNS)
 _SELECT_KEY = f"SELECT {', '.join(_KEY_COLUMNS)} FROM keys"  # noqa: S608
 
 
 class _Task:
-    """Something for the writer to do after all rows before it are durable; its future gets the outcome."""
+    """Something for the writer to do after all rows before it are durable; its future gets the outcome. `table` decides how it is
+    synced; `alone` work has transactions of its own."""
 
-    __slots__ = ("future", "work")
+    __slots__ = ("alone", "future", "table", "work")
 
-    def __init__(self, work: Callable[[sqlite3.Connection], Any] | None = None) -> None:
+    def __init__(
+        self,
+        work: Callable[[sqlite3.Connection], Any] | None = None,
+        *,
+        table: str = "keys",
+        alone: bool = False,
+    ) -> None:
         self.work = work
+        self.table = table
+        self.alone = alone
         self.future: Future[Any] = Future()
 
 
@@ -96,11 +95,23 @@ class _Note:
         self.write = write
 
 
+class _Rotated:
+    """What comes now is in the journal's file `new`; with all before it `old` is taken in."""
+
+    __slots__ = ("new", "old")
+
+    def __init__(self, old: str, new: str) -> None:
+        self.old = old
+        self.new = new
+
+
 class _Stop:
     __slots__ = ()
 
 
-_Row: TypeAlias = AttemptRow | StoredRequest | _Note
+_Row: TypeAlias = AttemptRow | StoredRequest | _Note | _Rotated
+_Placed: TypeAlias = tuple[_Row, int]
+"""A row and the journal's position after it; 0 where it is in none."""
 
 
 class SQLiteStore:
@@ -116,8 +127,13 @@ class SQLiteStore:
     def __init__(self, path: Path, *, queue_rows: int = 50_000) -> None:
         self.path = path
         self._secret = prepare(path)
+        self._journal = _open_journal(path)
+        self._taking = self._journal.name
+        self._left = False
+        # The library may record from several threads, each with its own loop.
+        self._recording = threading.Lock()
         self._queue_rows = queue_rows
-        self._queue: queue.SimpleQueue[_Row | _Task | _Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Placed | _Task | _Stop] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self._count = threading.Lock()
         self._dropped = 0
@@ -145,13 +161,52 @@ class SQLiteStore:
 
     # --- on the event loop ---------------------------------------------------------------------------------------------
 
+    def record_start(
+        self,
+        call: Call,
+        attempt: Attempt,
+        bound: Callable[[], Nanodollars | None],
+        worker: Worker | None = None,
+        holds: Sequence[Hold] = (),
+    ) -> None:
+        if not self.ready():
+            raise StoreError(f"the store {self.path} is closed or its writer is dead")
+        started = Started(lost_row(call, attempt, bound()), "" if worker is None else worker.id, tuple(holds))
+        try:
+            with self._recording:
+                self._journal.append(started)
+        except OSError as error:
+            self._fail(error)
+            raise StoreError(f"the journal of {self.path} could not be written: {error}") from error
+
     def record_attempt(self, call: Call, attempt: Attempt) -> None:
         if self._open():
-            self._queue.put(attempt_row(call, attempt))
+            self._put_down(attempt_row(call, attempt))
 
     def record_call(self, call: Call) -> None:
         if self._open():
-            self._queue.put(request_row(call))
+            self._put_down(request_row(call))
+
+    def _put_down(self, row: AttemptRow | StoredRequest) -> None:
+        with self._recording:
+            self._queue.put((row, self._written(row)))
+            if (old := self._journal.rotate()) is not None:
+                self._queue.put((_Rotated(old, self._journal.name), 0))
+
+    def _written(self, entry: AttemptRow | StoredRequest | Charged) -> int:
+        """The journal's position after `entry`, 0 where it could not be written: then it is as safe as the process."""
+        try:
+            return self._journal.append(entry)
+        except OSError as error:
+            self._fail(error)
+            return 0
+
+    def _fail(self, error: Exception) -> None:
+        with self._count:
+            self._errors += 1
+            told, self._told = self._told, True
+        if not told:
+            _log.error("the store %s cannot be written (%s); trying again", self.path, error)
 
     def _open(self) -> bool:
         if self._queue.qsize() < self._queue_rows and not self._closed and not self._dead:
@@ -169,10 +224,10 @@ class SQLiteStore:
     async def flush(self) -> None:
         await self._run(None)
 
-    async def _run(self, work: Callable[[sqlite3.Connection], _T] | None) -> _T:
+    async def _run(self, work: Callable[[sqlite3.Connection], _T] | None, table: str = "keys") -> _T:
         if not self.ready():
             raise StoreError(f"the store {self.path} is closed or its writer is dead")
-        task = _Task(work)
+        task = _Task(work, table=table)
         self._queue.put(task)
         self._hurry.set()
         if self._dead:  # it died in between, perhaps without seeing the task
@@ -195,6 +250,7 @@ class SQLiteStore:
             self._queue.put(_Stop())
             self._hurry.set()
         self._writer.join()
+        self._journal.close(remove=not self._left and self._journal.idle)
         self._reading.shutdown()
         if self._reader is not None:
             self._reader.close()
@@ -228,36 +284,11 @@ class SQLiteStore:
     async def request(self, request_id: str, tenant: str | None) -> StoredRequest | None:
         await self._settled()
 
-        def query(connection: sqlite3.Connection) -> StoredRequest | None:
-            whose = "" if tenant is None else " AND tenant = ?"
-            values = (request_id,) if tenant is None else (request_id, tenant)
-            last = connection.execute(
-                f"{_SELECT_ATTEMPT} WHERE request_id = ?{whose} ORDER BY call_wall DESC, id DESC LIMIT 1",
-                values,
-            ).fetchone()
-            call = connection.execute(
-                f"{_SELECT_CALL} WHERE request_id = ?{whose} ORDER BY started_wall DESC, id DESC LIMIT 1",
-                values,
-            ).fetchone()
-            if call is not None:
-                ended = _request(call)
-                if last is None or _attempt(last).call_wall <= ended.started_wall:
-                    return _whole(connection, ended)
-            if last is None:
-                return None
-            running = _attempt(last)
-            return request_of(_attempts(connection, request_id, running.tenant, running.call_wall))
-
-        return await self._read(query)
+        return await self._read(lambda connection: ledger.find(connection, request_id, tenant))
 
     async def recent(self, limit: int) -> list[StoredRequest]:
         await self._settled()
-
-        def query(connection: sqlite3.Connection) -> list[StoredRequest]:
-            rows = connection.execute(f"{_SELECT_CALL} ORDER BY id DESC LIMIT ?", (limit,)).fetchall()
-            return [_whole(connection, _request(row)) for row in rows]
-
-        return await self._read(query)
+        return await self._read(lambda connection: ledger.recent(connection, limit))
 
     # --- keys ----------------------------------------------------------------------------------------------------------
 
@@ -266,7 +297,7 @@ class SQLiteStore:
 
     async def add_key(self, key: StoredKey, hash: bytes, *, by: str = "headrace") -> None:  # noqa: A002
         values = msgspec.structs.asdict(key) | {
-            "routes": _json(key.routes),
+            "routes": ledger.to_json(key.routes),
             "budgets": _budgets_json(key.budgets),
             "hash": hash,
         }
@@ -328,21 +359,34 @@ class SQLiteStore:
     # --- budgets -------------------------------------------------------------------------------------------------------
 
     async def lease(self, worker: Worker, asks: Sequence[Sequence[Demand]], now: float) -> Leased:
-        return await self._run(lambda connection: budgets.lease(connection, worker, asks, now))
+        journal = self._journal.id
+        return await self._run(lambda c: budgets.lease(c, worker, asks, journal), "budget_slices")
 
     def settle(self, worker: Worker, charges: Sequence[Charge]) -> None:
-        self._note(lambda connection: budgets.settle(connection, worker, charges))
+        # Not bounded as rows are: what is not reported stays booked against the budget.
+        if self.ready():
+            kept = tuple(charges)
+            note = _Note(lambda connection: budgets.settle(connection, worker.id, kept))
+            with self._recording:
+                self._queue.put((note, self._written(Charged(worker.id, kept))))
 
     def beat(self, worker: Worker, now: float) -> None:
-        self._note(lambda connection: budgets.beat(connection, worker, now))
+        if self.ready():
+            self._queue.put(_Task(lambda connection: self._bury(connection, now), alone=True))
+
+    def _bury(self, connection: sqlite3.Connection, now: float) -> None:
+        synchronize(connection, "FULL")
+        recover(connection, self.path)
+        connection.execute("BEGIN IMMEDIATE")
+        budgets.forget(connection, now)
+        connection.execute("COMMIT")
 
     def leave(self, worker: Worker) -> None:
         self._note(lambda connection: budgets.leave(connection, worker))
 
     def _note(self, write: Callable[[sqlite3.Connection], None]) -> None:
-        # Not bounded as rows are: what is not reported stays booked against the budget.
         if self.ready():
-            self._queue.put(_Note(write))
+            self._queue.put((_Note(write), 0))
 
     # --- circuits ------------------------------------------------------------------------------------------------------
 
@@ -350,7 +394,7 @@ class SQLiteStore:
         self._note(lambda connection: circuits.keep(connection, circuit))
 
     async def claim_probe(self, key: str, now: float, until: float, by: str) -> bool:
-        return await self._run(lambda connection: circuits.claim(connection, key, now, until, by))
+        return await self._run(lambda connection: circuits.claim(connection, key, now, until, by), "circuits")
 
     async def circuits(self, since: int) -> tuple[int, list[StoredCircuit]]:
         return await self._read(lambda connection: circuits.changed(connection, since))
@@ -362,7 +406,7 @@ class SQLiteStore:
     # --- writing, on its own thread ------------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        held: list[_Row] = []
+        held: list[_Placed] = []
         tasks: list[_Task] = []
         try:
             connection = connect(self.path)
@@ -373,12 +417,12 @@ class SQLiteStore:
         except BaseException:  # noqa: BLE001  (whatever it is, it ends the thread: it must be told and counted)
             self._dead = True
             _log.exception("the writer of the store %s died; nothing more is kept", self.path)
-            self._drop(len(held), "writer dead")
+            self._leave(held, "writer dead")
         for task in tasks:
             self._refuse(task)
         self._refuse_queued()
 
-    def _serve(self, connection: sqlite3.Connection, held: list[_Row], tasks: list[_Task]) -> None:
+    def _serve(self, connection: sqlite3.Connection, held: list[_Placed], tasks: list[_Task]) -> None:
         """Until stopped. `held` are the rows taken from the queue and not yet durable, `tasks` those not yet done."""
         pause = 0.0
         stopping = False
@@ -405,12 +449,12 @@ class SQLiteStore:
             # Closing waits for no disk to become free.
             stopping = stopping or (error is not None and self._closed)
         if held:
-            self._drop(len(held), "not written before the end")
+            self._leave(held, "not written before the end")
 
     @staticmethod
     def _take(
-        item: _Row | _Task | _Stop,
-        held: list[_Row],
+        item: _Placed | _Task | _Stop,
+        held: list[_Placed],
         tasks: list[_Task],
     ) -> bool:
         """Whether to stop."""
@@ -422,52 +466,44 @@ class SQLiteStore:
             held.append(item)
         return False
 
-    def _put(self, connection: sqlite3.Connection, rows: list[_Row]) -> Exception | None:
-        """Write all rows in one transaction, or none of them."""
-        if not rows:
+    def _put(self, connection: sqlite3.Connection, placed: list[_Placed]) -> Exception | None:
+        """Write all rows in one transaction, or none of them, with how far the journal is taken in by it."""
+        if not placed:
             return None
-        attempts = [_attempt_values(row) for row in rows if isinstance(row, AttemptRow)]
-        calls = [_request_values(row) for row in rows if isinstance(row, StoredRequest)]
-        notes = [row for row in rows if isinstance(row, _Note)]
+        rows = [row for row, _ in placed]
+        done: list[str] = []
+        name, position = self._taking, 0
+        for row, at in placed:
+            if isinstance(row, _Rotated):
+                done.append(row.old)
+                name, position = row.new, 0
+            elif at:
+                position = at
         try:
+            synchronize(connection, "FULL")
             connection.execute("BEGIN IMMEDIATE")
-            bad = self._insert_all(connection, _INSERT_ATTEMPT, attempts)
-            bad += self._insert_all(connection, _INSERT_CALL, calls)
-            for note in notes:
-                note.write(connection)
+            bad = ledger.insert(connection, rows)
+            for row in rows:
+                if isinstance(row, _Note):
+                    row.write(connection)
+            for old in done:
+                positioned(connection, old, TAKEN)
+            if position:
+                positioned(connection, name, position)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             _rolled_back(connection)
-            with self._count:
-                self._errors += 1
-                told, self._told = self._told, True
-            if not told:
-                _log.error("the store %s cannot be written (%s); trying again", self.path, error)
+            self._fail(error)
             return error
+        self._taking = name
+        for old in done:
+            self.path.with_name(old).unlink(missing_ok=True)
         if bad:
             self._drop(bad, "values that SQLite does not take")
         elif self._told and self._queue.qsize() < self._queue_rows // 2:
             self._told = False
             _log.warning("the store %s is written again; %d rows were lost so far", self.path, self._dropped)
         return None
-
-    @staticmethod
-    def _insert_all(connection: sqlite3.Connection, statement: str, rows: list[tuple[Any, ...]]) -> int:
-        """Insert; the number of rows that cannot be, which must not hold up the others."""
-        connection.execute("SAVEPOINT batch")
-        try:
-            connection.executemany(statement, rows)
-        except (OverflowError, UnicodeError, sqlite3.IntegrityError, sqlite3.ProgrammingError):
-            connection.execute("ROLLBACK TO batch")
-        else:
-            return 0
-        bad = 0
-        for row in rows:
-            try:
-                connection.execute(statement, tuple(_clean(value) for value in row))
-            except (OverflowError, UnicodeError, sqlite3.IntegrityError, sqlite3.ProgrammingError):
-                bad += 1
-        return bad
 
     def _do(self, connection: sqlite3.Connection, task: _Task, error: Exception | None) -> None:
         if not task.future.set_running_or_notify_cancel():
@@ -477,7 +513,10 @@ class SQLiteStore:
                 raise error
             if task.work is None:
                 result = None
+            elif task.alone:
+                result = task.work(connection)
             else:
+                synchronize(connection, SYNCHRONOUS[task.table])
                 connection.execute("BEGIN IMMEDIATE")
                 result = task.work(connection)
                 connection.execute("COMMIT")
@@ -496,7 +535,7 @@ class SQLiteStore:
 
     def _refuse_queued(self) -> None:
         """Nobody will write any more: tell those who wait, count the rest."""
-        lost = 0
+        left: list[_Placed] = []
         while True:
             try:
                 item = self._queue.get_nowait()
@@ -505,9 +544,36 @@ class SQLiteStore:
             if isinstance(item, _Task):
                 self._refuse(item)
             elif not isinstance(item, _Stop):
-                lost += 1
+                left.append(item)
+        self._leave(left, "writer dead" if self._dead else "closed")
+
+    def _leave(self, placed: list[_Placed], why: str) -> None:
+        """The database does not have these: whoever opens it next finds them in the journal, but for those that are in none."""
+        if not placed:
+            return
+        self._left = True
+        lost = sum(not at and isinstance(row, AttemptRow | StoredRequest) for row, at in placed)
         if lost:
-            self._drop(lost, "writer dead" if self._dead else "closed")
+            self._drop(lost, why)
+        else:
+            _log.error("the store %s: %s; its journal keeps what was not written", self.path, why)
+
+
+def _open_journal(path: Path) -> Journal:
+    """Take in what the dead have left, and begin a journal of our own."""
+    try:
+        with closing(connect(path)) as connection:
+            recover(connection, path)
+    except sqlite3.Error as error:
+        # It stays where it is, and what the dead held stays held.
+        _log.error("what dead processes left beside %s is not taken in yet: %s", path, error)
+    try:
+        return Journal(path)
+    except OSError as error:
+        raise StoreError(
+            f"no journal can be written beside the store {path}: {error.strerror or error}; "
+            "[store] path must be in a folder that this user may write to"
+        ) from error
 
 
 def _rolled_back(connection: sqlite3.Connection) -> None:
@@ -516,62 +582,14 @@ def _rolled_back(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-# --- values to rows and back -------------------------------------------------------------------------------------------
-
-
-def _json(value: dict[str, str] | tuple[str, ...]) -> str | None:
-    if not value:
-        return None
-    try:
-        return msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:
-        if isinstance(value, dict):
-            value = {_clean(name): _clean(text) for name, text in value.items()}
-        else:
-            value = tuple(_clean(text) for text in value)
-        return msgspec.json.encode(value).decode()
-
-
-def _clean(value: Any) -> Any:
-    """Text without lone surrogates, which UTF-8 has not; everything else as it is."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-
-
-def _attempt_values(row: AttemptRow) -> tuple[Any, ...]:
-    *values, tags = msgspec.structs.astuple(row)
-    return *values, _json(tags)
-
-
-def _request_values(row: StoredRequest) -> tuple[Any, ...]:
-    *values, tags, warnings, _ = msgspec.structs.astuple(row)
-    return *values, _json(tags), _json(warnings)
-
-
-def _tags(text: str | None) -> dict[str, str]:
-    return {} if text is None else msgspec.json.decode(text, type=dict[str, str])
-
-
-def _texts(text: str | None) -> tuple[str, ...]:
-    return () if text is None else msgspec.json.decode(text, type=tuple[str, ...])
-
-
-def _attempt(row: tuple[Any, ...]) -> AttemptRow:
-    *values, tags = row
-    values[_ESTIMATED] = bool(values[_ESTIMATED])
-    return AttemptRow(*(*values, _tags(tags)))
-
-
-def _request(row: tuple[Any, ...]) -> StoredRequest:
-    *values, tags, warnings = row
-    values[_STREAM] = bool(values[_STREAM])
-    return StoredRequest(*(*values, _tags(tags), _texts(warnings)))
+# --- keys to rows and back --------------------------------------------------------------------------------------------
 
 
 def _key(row: tuple[Any, ...]) -> StoredKey:
     values = dict(zip(_KEY_COLUMNS, row, strict=True))
     text = values["budgets"]
     limits = () if text is None else msgspec.json.decode(text, type=tuple[Budget, ...])
-    return StoredKey(**values | {"routes": _texts(values["routes"]), "budgets": limits})
+    return StoredKey(**values | {"routes": ledger.to_texts(values["routes"]), "budgets": limits})
 
 
 def _budgets_json(limits: tuple[Budget, ...]) -> str | None:
@@ -587,18 +605,3 @@ def _audit(
     detail: str | None = None,
 ) -> None:
     connection.execute(_INSERT_AUDIT, (now, actor, action, subject, detail))
-
-
-def _attempts(
-    connection: sqlite3.Connection, request_id: str, tenant: str | None, call_wall: float
-) -> tuple[AttemptRow, ...]:
-    rows = connection.execute(
-        f"{_SELECT_ATTEMPT} WHERE request_id = ? AND tenant IS ? AND call_wall = ? ORDER BY number, id",
-        (request_id, tenant, call_wall),
-    )
-    return tuple(_attempt(row) for row in rows)
-
-
-def _whole(connection: sqlite3.Connection, request: StoredRequest) -> StoredRequest:
-    attempts = _attempts(connection, request.request_id, request.tenant, request.started_wall)
-    return msgspec.structs.replace(request, attempts=attempts)

@@ -39,6 +39,7 @@ class _Peek(Struct):
     stream_options: _StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    n: int | None = None
 
 
 _PEEK = msgspec.json.Decoder(_Peek)
@@ -66,6 +67,7 @@ class OpenAIChat:
             stream=peek.stream or False,
             wants_usage=options is not None and options.include_usage is True,
             max_tokens=larger(peek.max_tokens, peek.max_completion_tokens),
+            n=max(1, peek.n or 1),
         )
 
     def decode_request(self, body: bytes) -> Chat:
