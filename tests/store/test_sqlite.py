@@ -46,7 +46,7 @@ def mode(path: Path) -> int:
 
 
 def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
-    """The file, its log and its index are 0600 and a new folder 0700, whatever the umask."""
+    """The file, its log, its index and its journal are 0600 and a new folder 0700, whatever the umask; closing leaves one file."""
 
     async def main() -> None:
         path = tmp_path / "new" / "headrace.db"
@@ -59,7 +59,9 @@ def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
             await store.aclose()
         finally:
             os.umask(before)
-        assert found == {"headrace.db": 0o600, "headrace.db-wal": 0o600, "headrace.db-shm": 0o600}
+        kinds = {name.partition("-ledger-")[0] if "-ledger-" in name else name for name in found}
+        assert kinds == {"headrace.db", "headrace.db-wal", "headrace.db-shm"} and len(found) == 4
+        assert set(found.values()) == {0o600}
         assert mode(path.parent) == 0o700
         assert [file.name for file in path.parent.iterdir()] == ["headrace.db"]
 
@@ -307,16 +309,18 @@ def test_a_full_disk_fails_no_request_and_loses_nothing(
     assert "trying again" in told[0].getMessage() and "written again" in told[1].getMessage()
 
 
-def test_closing_on_a_full_disk_ends_and_counts(tmp_path: Path) -> None:
-    """What cannot be written at the end is dropped, and the number is right; closing does not hang."""
+def test_closing_on_a_full_database_ends_and_loses_nothing(tmp_path: Path) -> None:
+    """What cannot be committed at the end waits in the journal, and the next to open the file takes it in; closing does not hang."""
 
     async def main() -> None:
         store = SQLiteStore(tmp_path / "x.db")
         await store._run(fill_disk)
         record(store, *[f"r{number}" for number in range(9_000)])
         await asyncio.wait_for(store.aclose(), 10)
-        assert store.dropped == 9_000
+        assert store.dropped == 0
         assert rows(store.path) == []
+        await SQLiteStore(store.path).aclose()
+        assert rows(store.path) == [f"r{number}" for number in range(9_000)]
 
     asyncio.run(main())
 
@@ -347,7 +351,7 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path, caplog: pytest.LogCapture
 def test_a_dead_writer_is_visible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The store is not ready, flush refuses, rows are counted, and closing works."""
+    """The store is not ready, flush refuses, rows that come then are counted, closing works, and what came before is in the journal."""
 
     def die(*_: object) -> None:
         raise MemoryError
@@ -360,10 +364,12 @@ def test_a_dead_writer_is_visible(
             await store.flush()
         assert not store.ready()
         record(store, "r2")
-        assert store.dropped == 2
+        assert store.dropped == 1
         with pytest.raises(StoreError):
             await store.flush()
         await store.aclose()
+        await SQLiteStore(store.path).aclose()
+        assert rows(store.path) == ["r1"]
 
     asyncio.run(main())
     assert "died" in caplog.messages[0]

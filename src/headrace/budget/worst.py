@@ -73,7 +73,11 @@ def worst_case(model: Model | None, body: Body, input_bound: int, output: int | 
 HIDDEN_TOKENS = 1_000
 """More than what a provider puts before a request of its own accord: Anthropic's prompt for tools has up to 675 tokens."""
 
-_ELSEWHERE = re.compile(rb'"(image|image_url|input_image|document|file|file_id|input_file|input_audio)"')
+_ELSEWHERE = re.compile(
+    rb'"(image|image_url|input_image|document|file|file_id|input_file|input_audio|inline_?data|file_?data'
+    rb'|previous_response_id|conversation)"',
+    re.IGNORECASE,
+)
 """What may stand in a request in few bytes and cost many tokens."""
 
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -74,7 +74,12 @@ class Answering:
         try:
             stream, request = await self._ask(exchange, dialect, call)
             answer = _relay if request.stream else _whole
-            status = await answer(exchange, dialect, call, request, stream)
+
+            def ended() -> None:
+                # Before the last byte is handed over: what a client has whole is in the ledger, whatever dies then.
+                call.end(200, engine.clock.now())
+
+            status = await answer(exchange, dialect, call, request, stream, ended)
         except HeadraceError as error:
             status = error.http_status
             if exchange.started:
@@ -179,7 +184,14 @@ def _max_cost(headers: Mapping[str, str]) -> Nanodollars | None:
 # --- a whole answer ---------------------------------------------------------------------------------------------------
 
 
-async def _whole(exchange: Exchange, dialect: Dialect, call: Call, request: Request, stream: Stream) -> int:
+async def _whole(
+    exchange: Exchange,
+    dialect: Dialect,
+    call: Call,
+    request: Request,
+    stream: Stream,
+    ended: Callable[[], None],
+) -> int:
     frames: list[Frame] = []
     try:
         async for batch in stream:
@@ -197,7 +209,9 @@ async def _whole(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
         body = dialect.encode_reply(
             assemble([event for frame in frames for event in frame.events]), call.warnings
         )
-    exchange.respond(200, JSON_TYPE + _answer_headers(call, whole=True), body)
+    head = JSON_TYPE + _answer_headers(call, whole=True)
+    ended()
+    exchange.respond(200, head, body)
     return 200
 
 
@@ -231,13 +245,20 @@ def _clean(text: str) -> str:
 # --- a stream ---------------------------------------------------------------------------------------------------------
 
 
-async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Request, stream: Stream) -> int:
+async def _relay(
+    exchange: Exchange,
+    dialect: Dialect,
+    call: Call,
+    request: Request,
+    stream: Stream,
+    ended: Callable[[], None],
+) -> int:
     """Returns the status for the ledger: what a stream that broke would have had, had it not begun with 200."""
     opened_early = exchange.started
     if not opened_early:
         exchange.start(200, STREAM_TYPE + _answer_headers(call, whole=False))
     encoder = None
-    ended = False
+    terminated = False
     # A restart must number the blocks of the next answer on, so there the bytes are always our own.
     verbatim = dialect.name if request.route.mid_stream != "restart" else None
     try:
@@ -246,7 +267,7 @@ async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
             for frame in batch:
                 if frame.raw is not None and frame.dialect == verbatim and not _is_whole(frame):
                     if frame.events and type(frame.events[-1]) is End:
-                        ended = True
+                        terminated = True
                         pieces.append(_receipt(call, opened_early=opened_early))
                     if not frame.hidden:
                         pieces.append(frame.raw)
@@ -256,11 +277,14 @@ async def _relay(exchange: Exchange, dialect: Dialect, call: Call, request: Requ
                             include_usage=request.wants_usage, model=_answered_by(call), id=call.id
                         )
                     pieces += [encoder.feed(event) for event in frame.events if type(event) is not End]
+            if terminated:
+                ended()
             await exchange.write(b"".join(pieces))
-        if ended:
+        if terminated:
             exchange.finish()
         else:
             last = encoder or dialect.encoder(include_usage=False, model=_answered_by(call), id=call.id)
+            ended()
             exchange.finish(_receipt(call, opened_early=opened_early) + last.end())
         return 200
     except HeadraceError as error:
