@@ -33,6 +33,7 @@ from headrace.layers.restart import RestartStreams
 from headrace.layers.retry import Retry
 from headrace.layers.timeout import Timeout
 from headrace.layers.trace import Trace
+from headrace.layers.whole_calls import WholeCalls
 from headrace.output import Means
 from headrace.prices import Catalog, Model
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
@@ -100,6 +101,10 @@ LAYERS: tuple[LayerNote, ...] = (
         "hold",
         "keeps a stream's beginning back where the route says so; below retry, which makes good a death in it",
     ),
+    LayerNote(
+        "whole_calls",
+        "keeps tool calls back until they are whole where the route says so; below retry, which makes good a death in the first",
+    ),
     LayerNote("timeout", "above the provider, so that silence ends the attempt and is booked as one"),
     LayerNote("provider", "dialect and transport; returns at the first content"),
 )
@@ -163,6 +168,7 @@ class Engine:
             "reserve": Reserve(self.clock, self.catalog.model, self.store.record_start),
             "breaker": self.breaker,
             "hold": Hold(self.clock),
+            "whole_calls": WholeCalls(self.clock),
             "timeout": Timeout(self.clock),
         }
         assert len(layers) == len(LAYERS) - 1, "every layer has its row in LAYERS"

@@ -240,7 +240,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     the last level waits longer. `repair`: answers with a JSON Schema are held until they are valid. `on_refusal`: `stop` or `next`; `breaker`: whether circuits are heeded and counted in. `max_cost` bounds one request, `budgets` all of the route's in
     their windows; with `downgrade` an attempt that does not fit goes on to the next target. `context`
     None: conversations are sent as they are. `mid_stream`: what becomes of an answer that breaks off: `error`, `hold` (the first
-    `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`.
+    `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`. `tool_calls`: `stream`, or `whole` (a streamed
+    call is released when its arguments are complete).
     """
 
     name: str
@@ -256,6 +257,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     mid_stream: str = "error"
     hold_tokens: int = 64
     hold_s: float = 0.0
+    tool_calls: str = "stream"
 
     def output_limit(self, asked: int | None) -> int | None:
         """The limit to impose on a request that itself asks for at most `asked` tokens; None where there is nothing to do."""

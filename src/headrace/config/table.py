@@ -20,7 +20,6 @@ _LATER: Mapping[str, frozenset[str]] = MappingProxyType(
         "": frozenset({"deployments", "vectors", "limits", "context", "prompts", "observe"}),
         "routes": frozenset(
             {
-                "tool_calls",
                 "hedge",
                 "limits",
                 "output",
