@@ -67,6 +67,7 @@ __all__ = [
     "BudgetUnavailable",
     "CircuitOpen",
     "ConfigError",
+    "Conflict",
     "ConnectFailed",
     "ContentFiltered",
     "ContextTooLong",
@@ -83,6 +84,7 @@ __all__ = [
     "ModelNotFound",
     "ModelRefused",
     "NeverFits",
+    "NotFound",
     "Permanent",
     "ProviderError",
     "ProviderOverloaded",
@@ -172,6 +174,20 @@ class Forbidden(RequestError):
 
     status = 403
     kind = "forbidden"
+
+
+class NotFound(RequestError):
+    """What is asked for does not exist, or not for this key."""
+
+    status = 404
+    kind = "not_found"
+
+
+class Conflict(RequestError):
+    """It cannot be done to what there is: a name is taken, a key is revoked already."""
+
+    status = 409
+    kind = "conflict"
 
 
 class BodyTooLarge(RequestError):

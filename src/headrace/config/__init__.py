@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from headrace.config.file import FILE_NAME, check, find, load, wants_colour
 from headrace.config.gateway import with_gateway
+from headrace.config.keys import key_terms
 from headrace.config.known import KnownProvider, known_providers
 from headrace.config.problem import Problem, report
 from headrace.config.secret import Secret
@@ -44,6 +45,7 @@ __all__ = [
     "StoreSettings",
     "check",
     "find",
+    "key_terms",
     "known_providers",
     "load",
     "parse_duration",

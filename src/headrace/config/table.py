@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime
 from types import MappingProxyType
 
 from headrace.config.problem import SECRET_KEYS, Report, closest, kind_of, quoted
@@ -155,6 +157,24 @@ class Table:
             return default
         return seconds
 
+    def moment(self, name: str, now: float | None = None) -> float | None:
+        """A date or a date and time as seconds since 1970; where `now` is given also a duration from then on, and nothing past."""
+        value = self.take(name)
+        if value is None:
+            return None
+        text = self.found.substitute((*self.path, name), value) if isinstance(value, str) else ""
+        if text is None:
+            return None
+        try:
+            wall = parse_moment(text, now) if text else _wall(value)
+        except ValueError:
+            fix = 'Write "2030-01-31" or "2030-01-31T12:00:00Z"' + ("." if now is None else ', or "30d".')
+            self.wrong(name, "not a date", fix)
+            return None
+        if now is not None and wall <= now:
+            self.wrong(name, "is past", "Name a time to come.")
+        return wall
+
     def texts(self, name: str) -> list[tuple[int, str]]:
         """An array of strings, each with its position."""
         value = self.take(name)
@@ -232,6 +252,25 @@ def parse_duration(text: str) -> float:
         raise ValueError(f"not a duration: {quoted(text)}")
     parts = re.findall(r"([0-9.]+)(ms|s|m|h)", text)
     return math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def parse_moment(text: str, now: float | None = None) -> float:
+    """Seconds since 1970 of `2030-01-31` (its beginning) or `2030-01-31T12:00:00Z`; UTC, where no other zone is said. With `now`, also of
+    `30d` or a duration, from then on. Raises `ValueError` for anything else."""
+    if now is not None:
+        if days := re.fullmatch(r"([0-9]{1,5})d", text, re.ASCII):
+            return now + int(days[1]) * 86_400.0
+        with suppress(ValueError):
+            return now + parse_duration(text)
+    return _wall(datetime.fromisoformat(text))
+
+
+def _wall(value: object) -> float:
+    if not isinstance(value, date):
+        raise ValueError("not a date")  # noqa: TRY004  (it is the file's mistake)
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).timestamp()
 
 
 def nano(dollars: str | None) -> int | None:
