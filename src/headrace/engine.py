@@ -386,10 +386,12 @@ def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
         model, attempts = (level, None) if isinstance(level, str) else level
         if attempts is not None and attempts < 1:
             raise ValueError(f"attempts of {model!r} must be 1 or more, not {attempts!r}")
-        names.append(model)
-        cascade = resolve(model).cascade
+        route = resolve(model)
+        names.append(route.name)
         targets += (
-            cascade if attempts is None else (msgspec.structs.replace(t, attempts=attempts) for t in cascade)
+            route.cascade
+            if attempts is None
+            else (msgspec.structs.replace(t, attempts=attempts) for t in route.cascade)
         )
     return Route(name=",".join(names), cascade=tuple(targets))
 

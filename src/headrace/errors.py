@@ -9,12 +9,15 @@ The class says whose fault it was; `disposition` says what to do::
     │   ├── UnknownModel        neither a route nor provider/model
     │   ├── Unauthorized        no key, or not one of ours
     │   ├── Forbidden           a good key, not allowed to do this
+    │   ├── NotFound            no such path, request or key
+    │   ├── Conflict            not with what there is: a name is taken, a key is revoked
     │   └── BodyTooLarge
     ├── Refused                 our own policy
     │   ├── RateLimited
     │   ├── BudgetExceeded
     │   │   └── Unpriced        nobody knows what the target costs, and a budget in money is hard
     │   ├── BudgetUnavailable   the store cannot say what is left
+    │   ├── KeysUnavailable     the store cannot say whose key it is
     │   ├── DeadlineExceeded
     │   └── ShuttingDown
     ├── ConfigError             the configuration, or how Headrace was called
@@ -79,6 +82,7 @@ __all__ = [
     "HeadraceError",
     "InvalidOutput",
     "InvalidRequest",
+    "KeysUnavailable",
     "Malformed",
     "ModelFailed",
     "ModelNotFound",
@@ -266,6 +270,13 @@ class BudgetUnavailable(Refused):
 
     status = 503
     kind = "budget_unavailable"
+
+
+class KeysUnavailable(Refused):
+    """The store cannot say whose key it is: refused rather than let in."""
+
+    status = 503
+    kind = "keys_unavailable"
 
 
 class DeadlineExceeded(Refused):

@@ -27,7 +27,7 @@ from headrace.config.settings import (
     Settings,
     StoreSettings,
 )
-from headrace.config.table import MAX_DURATION_S, parse_duration
+from headrace.config.table import MAX_DURATION_S, parse_duration, span_of
 
 __all__ = [
     "FILE_NAME",
@@ -50,6 +50,7 @@ __all__ = [
     "load",
     "parse_duration",
     "report",
+    "span_of",
     "wants_colour",
     "with_gateway",
 ]

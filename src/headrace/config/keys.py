@@ -62,6 +62,10 @@ def key_terms(
     name = table.text("name")
     if name is not None and not _NAME.fullmatch(name):
         table.wrong("name", _NAME_IS)
+    elif name is not None and name.startswith("hr-"):
+        table.wrong(
+            "name", "begins as a key's value does", "Choose another, so that no value is kept as a name."
+        )
     terms = _read_terms(table, name or usual, settings.routes, settings.providers, settings.budgets.zone, now)
     table.close()
     if found.problems:

@@ -254,22 +254,26 @@ def parse_duration(text: str) -> float:
     return math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
+def span_of(text: str) -> float:
+    """Seconds in `30d` or in a duration such as `12h`. Raises `ValueError` for anything else."""
+    days = re.fullmatch(r"([0-9]{1,5})d", text, re.ASCII)
+    return int(days[1]) * 86_400.0 if days else parse_duration(text)
+
+
 def parse_moment(text: str, now: float | None = None) -> float:
     """Seconds since 1970 of `2030-01-31` (its beginning) or `2030-01-31T12:00:00Z`; UTC, where no other zone is said. With `now`, also of
-    `30d` or a duration, from then on. Raises `ValueError` for anything else."""
+    what `span_of` reads, from then on. Raises `ValueError` for anything else."""
     if now is not None:
-        if days := re.fullmatch(r"([0-9]{1,5})d", text, re.ASCII):
-            return now + int(days[1]) * 86_400.0
         with suppress(ValueError):
-            return now + parse_duration(text)
+            return now + span_of(text)
     return _wall(datetime.fromisoformat(text))
 
 
 def _wall(value: object) -> float:
     if not isinstance(value, date):
-        raise ValueError("not a date")  # noqa: TRY004  (it is the file's mistake)
+        raise ValueError("not a date")
     if not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).timestamp()
 
 

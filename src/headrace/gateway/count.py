@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from headrace.access import require
 from headrace.clock import timeout_at
-from headrace.errors import Forbidden, HeadraceError, Malformed
+from headrace.errors import HeadraceError, Malformed
 from headrace.gateway.depth import check_depth
 from headrace.tokens import estimate_chat
 
@@ -42,8 +43,7 @@ async def count_tokens(
     body = exchange.body
     check_depth(body, engine.settings.gateway.max_depth)
     route = engine.route(dialect.peek(body).model, dialect.name)
-    if allowed and route.name not in allowed:
-        raise Forbidden(f"this key may use {', '.join(sorted(allowed))}, not {route.name!r}")
+    require(allowed, route.name)
     target = route.cascade[0]
     upstream = engine.upstream(target.provider)
     if upstream.dialect is dialect:
