@@ -490,34 +490,6 @@ def test_processes_share_one_file(tmp_path: Path) -> None:
     assert intact(path)
 
 
-def test_no_acknowledged_row_is_lost_to_kill_9(tmp_path: Path) -> None:
-    """A process killed at any moment leaves a whole file with every row that a flush had confirmed."""
-    import random
-
-    chance = random.Random(20261125)
-    path = tmp_path / "x.db"
-    acknowledged: list[str] = []
-    for round_ in range(10):
-        worker = child(path, f"p{round_}", 1_000_000)
-        assert worker.stdout is not None and worker.stderr is not None
-        wanted = chance.randrange(1, 120)
-        for _ in range(wanted):
-            acknowledged += worker.stdout.readline().split()
-        # Somewhere inside the next rounds, which take a fraction of a millisecond each.
-        for _ in range(chance.randrange(200_000)):
-            pass
-        worker.kill()
-        rest, _ = worker.communicate(timeout=30)
-        # A last line may be cut by the kill; only whole lines were said.
-        acknowledged += rest[: rest.rfind("\n") + 1].split()
-        prepare(path)
-        kept = rows(path)
-        assert set(acknowledged) <= set(kept)
-        assert len(kept) == len(set(kept))
-        assert intact(path)
-    assert len(acknowledged) > 500
-
-
 def test_a_program_that_forgets_to_close_keeps_its_rows(tmp_path: Path) -> None:
     """At a normal end of the interpreter what was recorded is written."""
     path = tmp_path / "x.db"

@@ -300,10 +300,12 @@ class Abandoned:
 
     def close(self, *, remove: bool) -> None:
         """Let go of the files, and `remove` them."""
-        for path, file in self._files:
-            if remove:
+        try:
+            for path, _ in self._files if remove else ():
                 path.unlink(missing_ok=True)
-            os.close(file)
+        finally:
+            for _, file in self._files:
+                os.close(file)
 
 
 def abandoned(database: Path) -> Iterator[Abandoned]:

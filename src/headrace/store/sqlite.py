@@ -21,7 +21,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -453,7 +453,8 @@ class SQLiteStore:
             return error
         self._taking = name
         for old in done:
-            self.path.with_name(old).unlink(missing_ok=True)
+            with suppress(OSError):  # it is known to be taken in
+                self.path.with_name(old).unlink()
         if bad:
             self._drop(bad, "values that SQLite does not take")
         elif self._told and self._queue.qsize() < self._queue_rows // 2:
@@ -520,7 +521,7 @@ def _open_journal(path: Path) -> Journal:
     try:
         with closing(connect(path)) as connection:
             recover(connection, path)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         # It stays where it is, and what the dead held stays held.
         _log.error("what dead processes left beside %s is not taken in yet: %s", path, error)
     try:
