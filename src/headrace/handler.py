@@ -215,7 +215,7 @@ class ContextPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     `budget` is the most input tokens of a request, None for what the target's window leaves. All others are shares, 0 to 1:
     `trigger` and `target` of what remains of the budget once system, tools and pins are in it, `summary`, `recall` and
-    `documents` of the same, `recall_turn` of the recall section that is left for one turn, `margin` of the window. `output` is
+    `documents` of the same, `recall_turn` of the sections of recall and documents for one turn, `margin` of the window. `output` is
     kept free for the answer, in tokens, where the request says nothing; `keep_results` are the newest tool outputs that stay
     whole. `document_paths` are text files.
     """
@@ -226,7 +226,7 @@ class ContextPolicy(msgspec.Struct, frozen=True, kw_only=True):
     summary: float = 0.15
     recall: float = 0.2
     documents: float = 0.1
-    recall_turn: float = 0.5
+    recall_turn: float = 0.15
     margin: float = 0.02
     output: int = 4096
     keep_results: int = 3

@@ -289,6 +289,37 @@ def test_an_evicted_fact_is_recalled_for_its_question_and_stays() -> None:
     assert asked in sent(log, after)
 
 
+def test_question_after_question_is_answered_from_what_went() -> None:
+    """Ten questions in a row about old turns, at a small budget: none finds the recall section empty, no request is over the limit."""
+    said = conversation(80)
+    for number in range(10):
+        said[4 * number] = Message(
+            role="user", content=(Text(text=f"The code of locker{number} at the gym is {7700 + number}."),)
+        )
+    log, period, compacted = Log.of(said), None, 0
+    for number in range(10):
+        log.append((Message(role="user", content=(Text(text=f"What is the code of locker{number}?"),)),))
+        made = plan(log, ContextPolicy(summary=0.0), Profile(limit=2500), period=period)
+        assert made.turns[4 * number].what == "recalled", number
+        assert counted(sent(log, made)) <= 2500
+        compacted += made.compacted
+        period = made.period
+        log.append((Message(role="assistant", content=(Text(text=f"It is {7700 + number}."),)),))
+    assert compacted <= 5
+
+
+def test_small_talk_recalls_nothing() -> None:
+    """Words that ask for nothing old leave the request alone."""
+    log = Log.of(
+        [
+            *conversation(60),
+            Message(role="user", content=(Text(text="Lovely weather, word3x2 and so on today."),)),
+        ]
+    )
+    made = plan(log, ContextPolicy(), Profile(limit=2000))
+    assert made.period.cut > 0 and not made.period.inserts
+
+
 def test_constraints_of_the_user_survive_word_for_word() -> None:
     """What the user forbade forty turns ago is in the summary as it was said, with its turn."""
     said = conversation(60)

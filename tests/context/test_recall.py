@@ -52,9 +52,9 @@ def test_an_answer_is_found_by_the_words_of_its_question() -> None:
 def test_choosing_prices_headers_and_puts_the_best_last() -> None:
     """Neighbours share a header; the best passage stands last, the second best first; nothing is over the room."""
     hits = [Hit(10, 3.0), Hit(20, 2.0), Hit(11, 1.5), Hit(5, 1.0), Hit(30, 0.5)]
-    passages = choose(hits, 1000, lambda turn: 10, lambda turn: 4)
+    passages = choose(hits, 1000, lambda turn, left: 10, lambda turn: 4)
     assert [passage.turns for passage in passages] == [(20,), (5,), (30,), (10, 11)]
-    small = choose(hits, 38, lambda turn: 10, lambda turn: 4)
+    small = choose(hits, 38, lambda turn, left: 10, lambda turn: 4)
     assert sorted(turn for passage in small for turn in passage.turns) == [10, 11, 20]
 
 

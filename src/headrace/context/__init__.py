@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from headrace.context.documents import Library
 from headrace.context.layer import Context
-from headrace.context.log import Log, Turn
+from headrace.context.log import Log
 from headrace.context.pack import Packed, pack
-from headrace.context.plan import Period, Plan, Profile, Verdict, fits, input_limit, plan
+from headrace.context.plan import Period, Plan, Verdict
+from headrace.context.planner import fits, plan
+from headrace.context.profile import Profile, input_limit
 from headrace.context.summarize import Fact, Segment, Summariser
+from headrace.context.turn import Turn
 
 __all__ = [
     "Context",

@@ -1,19 +1,17 @@
-"""What may be sent alone: turns that belong together, and what a broken history lacks; pure.
+"""What a broken history lacks, so that a provider takes it; pure.
 
-Providers refuse a tool result without its call, a call without its result, and an empty message. `mend` finds those: its findings
+Providers refuse a tool result without its call, a call without its result, and an empty message. `Mender` finds those: its findings
 depend on the turns alone, so mending what is mended finds nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from msgspec import Struct
 
-from headrace.context.log import Turn, is_bound
+from headrace.context.turn import Turn, is_bound
 from headrace.types import Text, ToolResult
 
-__all__ = ["Mend", "atoms", "mend", "only_thinks"]
+__all__ = ["Mend", "Mender", "only_thinks"]
 
 
 class Mend(Struct, frozen=True, kw_only=True):
@@ -31,63 +29,67 @@ class Mend(Struct, frozen=True, kw_only=True):
     blank: bool = False
 
 
-def mend(turns: Sequence[Turn]) -> dict[int, Mend]:
-    """What is broken in `turns`, by turn id. Nothing is found in turns that every provider takes.
+class Mender:
+    """Finds what is broken in turns as they come; nothing in turns that every provider takes.
 
     A result counts only directly behind the message with its call, in the run of result-bearing turns there; the first one wins.
+
+    Attributes:
+        found: What must change, by turn id. Of an earlier turn only that of `open` may still change.
+        open: The turn whose calls are not all answered yet, None where none is.
     """
-    found: dict[int, Mend] = {}
-    waiting: list[str] = []
-    caller = -1
-    for turn in turns:
-        results = turn.results
-        if not results and waiting:
-            found[caller] = Mend(turn=caller, missing=tuple(waiting))
-            waiting = []
+
+    __slots__ = ("_caller", "_waiting", "found")
+
+    def __init__(self) -> None:
+        self.found: dict[int, Mend] = {}
+        self._waiting: list[str] = []
+        self._caller = -1
+
+    @property
+    def open(self) -> int | None:
+        return self._caller if self._waiting else None
+
+    def copy(self) -> Mender:
+        """One that goes on apart from this one."""
+        mender = Mender()
+        mender.found, mender._waiting, mender._caller = dict(self.found), list(self._waiting), self._caller
+        return mender
+
+    def add(self, turn: Turn) -> None:
+        """Take in the next turn."""
+        found, results = self.found, turn.results
         if results:
             orphans = []
             for position, call in enumerate(results):
-                if call in waiting:
-                    waiting.remove(call)
+                if call in self._waiting:
+                    self._waiting.remove(call)
                 else:
                     orphans.append(position)
+            self._note()
             if orphans:
                 rest = [block for block in turn.blocks if not isinstance(block, ToolResult)]
                 whole = len(orphans) == len(results) and not rest
                 found[turn.id] = Mend(
                     turn=turn.id, drop="a result without its call" if whole else "", orphans=tuple(orphans)
                 )
-            if turn.role == "user" and waiting:
-                found[caller] = Mend(turn=caller, missing=tuple(waiting))
-                waiting = []
-        elif turn.calls:
-            waiting, caller = list(turn.calls), turn.id
+            if turn.role == "user":
+                self._waiting, self._caller = [], -1
+            return
+        self._waiting, self._caller = list(turn.calls), turn.id
+        if turn.calls:
+            self._note()
         elif turn.empty and turn.role == "assistant":
             found[turn.id] = Mend(turn=turn.id, drop="empty")
         elif turn.empty and turn.role == "user":
             found[turn.id] = Mend(turn=turn.id, blank=True)
-    if waiting:
-        found[caller] = Mend(turn=caller, missing=tuple(waiting))
-    return found
 
-
-def atoms(turns: Sequence[Turn]) -> list[tuple[int, ...]]:
-    """The turns in groups that are kept or dropped together, as ids in order; pure.
-
-    A system message is alone. Everything else belongs to the user's turn before it: the model's calls with their results, thinking with
-    the calls it led to, the answer. What comes before the first user's turn is one group.
-    """
-    groups: list[list[int]] = []
-    current: list[int] | None = None
-    for turn in turns:
-        if turn.role == "system":
-            groups.append([turn.id])
-        elif turn.opens or current is None:
-            current = [turn.id]
-            groups.append(current)
+    def _note(self) -> None:
+        """The open calls are missing their answers until these come."""
+        if self._waiting:
+            self.found[self._caller] = Mend(turn=self._caller, missing=tuple(self._waiting))
         else:
-            current.append(turn.id)
-    return [tuple(group) for group in groups]
+            self.found.pop(self._caller, None)
 
 
 def only_thinks(turn: Turn) -> bool:

@@ -17,6 +17,9 @@ __all__ = ["Library", "Piece", "pieces"]
 PIECE_CHARS = 900
 """What a piece is filled up to: some 200 tokens, a paragraph or three; enough to answer from, few enough to quote several."""
 
+MIN_PIECE = 16
+"""Tokens below which no piece is looked for any more."""
+
 DOCUMENT_BYTES = 16 * 1024 * 1024
 """The longest document; it is held in memory with its index."""
 
@@ -104,12 +107,17 @@ class Library:
         return len(self._pieces)
 
     def quote(
-        self, question: str, room: int, count: Callable[[str], int], *, without: Collection[str] = ()
+        self, question: str, room: int, count: Callable[[str], int], *, without: Collection[object] = ()
     ) -> tuple[str, list[tuple[str, float]]]:
         """The pieces that match `question` as one block of at most `room` tokens by `count`, the best last, with their scores."""
         used = count(f"{_HEAD}\n{_FOOT}")
         chosen: list[tuple[float, Piece]] = []
-        for hit in self._index.search(question):
+        hits = self._index.search(question)
+        if not hits or not self._index.calls_for(question, hits[0].turn):
+            return "", []
+        for hit in hits:
+            if used + MIN_PIECE > room:
+                break
             piece = self._pieces[hit.turn]
             price = count(_written(piece)) + 1
             if piece.name not in without and used + price <= room:

@@ -20,7 +20,9 @@ from headrace.call import Call
 from headrace.context.documents import Library
 from headrace.context.log import Log, as_bytes, next_digest, start_digest
 from headrace.context.pack import Packed, pack
-from headrace.context.plan import Period, Plan, Profile, input_limit, plan
+from headrace.context.plan import Period, Plan
+from headrace.context.planner import plan
+from headrace.context.profile import Profile, input_limit
 from headrace.dialects.turns import decode_turn, encode_turn, join, split
 from headrace.errors import ContextTooLong, InvalidRequest
 from headrace.handler import Body, ContextPolicy, Handler, Request, Stream

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from headrace.context.log import Log, Turn, is_bound
+from headrace.context.log import Log
 from headrace.context.plan import BLANK, Keep, Note, Plan, answers_to
+from headrace.context.turn import Turn, is_bound
 from headrace.types import Block, Message, Text, ToolResult
 
 __all__ = ["Packed", "pack"]

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from headrace.context.log import Turn
+from headrace.context.turn import Turn
 from headrace.types import Text, ToolCall, ToolResult
 
 __all__ = ["KINDS", "Fact", "Segment", "Summariser", "extract", "fold", "render", "segment"]

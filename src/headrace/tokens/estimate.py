@@ -8,6 +8,7 @@ ASCII text and 2.2 times for other Latin scripts (measured against a reconstruct
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -31,6 +32,9 @@ from headrace.types import (
 __all__ = ["Estimate", "TextCounter", "estimate_block", "estimate_chat", "estimate_message", "estimate_text"]
 
 _WORDS = re.compile(r"[A-Za-z]+|[0-9]+|\s+|[^\sA-Za-z0-9]")
+
+COMMON = 24
+"""Characters of a piece whose count is remembered: words come again, long runs seldom."""
 
 PER_MESSAGE = 4
 """Framing of a message: 3 tokens and the role, by OpenAI's published counting rule for chat models."""
@@ -66,32 +70,35 @@ def estimate_text(text: str) -> Estimate:
     if not text:
         return NOTHING
     likely = bound = 0.0
-    for match in _WORDS.finditer(text):
-        piece = match.group()
-        first = piece[0]
-        if first.isascii():
-            if first.isalpha():
-                tokens = 1.0 if len(piece) <= 7 else len(piece) / 5.5
-                likely += tokens
-                bound += max(tokens, len(piece) / 3.0) * 1.25
-            elif first.isdigit():
-                likely += math.ceil(len(piece) / 3)
-                bound += len(piece)
-            elif first.isspace():
-                extra = piece.count("\n") + max(0, len(piece) - 1) / 4
-                likely += min(extra, len(piece))
-                bound += piece.count("\n") + len(piece) / 2 - (0.5 if len(piece) == 1 else 0.0)
-            else:
-                likely += 0.75
-                bound += 1.5
-        elif first < "\u0250":
-            likely += 0.9
-            bound += 2.0
-        else:
-            width = len(piece.encode("utf-8", "surrogatepass"))
-            likely += 0.85 if width <= 3 else 2.0
-            bound += width
+    for piece in _WORDS.findall(text):
+        one, most = _common(piece) if len(piece) <= COMMON else _piece(piece)
+        likely += one
+        bound += most
     return Estimate(math.ceil(likely), math.ceil(bound))
+
+
+def _piece(piece: str) -> tuple[float, float]:
+    """Tokens of a word, a number, a run of spaces or a mark: the likely count and the most."""
+    first = piece[0]
+    if first.isascii():
+        if first.isalpha():
+            tokens = 1.0 if len(piece) <= 7 else len(piece) / 5.5
+            return tokens, max(tokens, len(piece) / 3.0) * 1.25
+        if first.isdigit():
+            return math.ceil(len(piece) / 3), len(piece)
+        if first.isspace():
+            lines = piece.count("\n")
+            return min(lines + max(0, len(piece) - 1) / 4, len(piece)), lines + len(piece) / 2 - (
+                0.5 if len(piece) == 1 else 0.0
+            )
+        return 0.75, 1.5
+    if first < "\u0250":
+        return 0.9, 2.0
+    width = len(piece.encode("utf-8", "surrogatepass"))
+    return (0.85 if width <= 3 else 2.0), width
+
+
+_common = functools.lru_cache(maxsize=16_384)(_piece)
 
 
 def estimate_block(block: object, text_of: TextCounter = estimate_text) -> Estimate:

@@ -1,0 +1,47 @@
+"""What a target takes, in tokens; pure."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from headrace.context.tally import price
+from headrace.handler import ContextPolicy
+from headrace.tokens import Estimate
+
+__all__ = ["Profile", "input_limit"]
+
+
+class Profile(Struct, frozen=True, kw_only=True):
+    """What a target takes, in tokens.
+
+    `limit` is the most input, None without one; `fixed` what every request carries beside the log (tools, a system prompt outside the
+    messages, framing); `factor` turns likely counts into planned ones (`tokens.Correction.factor`; 1 for an exact counter), None to
+    plan with upper bounds.
+    """
+
+    limit: int | None = None
+    fixed: int = 0
+    factor: float | None = None
+
+    def cost(self, estimate: Estimate) -> int:
+        """The count to plan with, never above the estimate's bound."""
+        return price(estimate, self.factor)
+
+
+def input_limit(
+    policy: ContextPolicy, *, window: int | None, max_input: int | None, output: int | None
+) -> int | None:
+    """The most input tokens that a request may have; None where neither the policy nor the model says.
+
+    Args:
+        window: The model's window for input and output together.
+        max_input: The model's limit of input alone.
+        output: What the request reserves for its answer; None for the policy's own reserve, at most a quarter of the window.
+    """
+    limits = [policy.budget] if policy.budget is not None else []
+    if window is not None:
+        reserve = min(policy.output, window // 4) if output is None else output
+        limits.append(int(window * (1 - policy.margin)) - reserve)
+    if max_input is not None:
+        limits.append(int(max_input * (1 - policy.margin)))
+    return min(limits, default=None)
