@@ -45,6 +45,7 @@ def test_the_order_of_the_default_stack() -> None:
         "trace",
         "deadline",
         "identity",
+        "guard",
         "cache",
         "budget",
         "restart",
@@ -56,7 +57,6 @@ def test_the_order_of_the_default_stack() -> None:
         "breaker",
         "reserve",
         "hold",
-        "whole_calls",
         "timeout",
         "provider",
     ]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headrace.content import assistant, file_block, system, tool_result, user
     from headrace.errors import (
         AllTargetsFailed,
+        AnswerBlocked,
         BudgetExceeded,
         ConfigError,
         ContextTooLong,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         ProviderError,
         RateLimited,
         Refused,
+        RequestBlocked,
         RequestError,
         StoreError,
         StreamBroken,
@@ -65,6 +67,7 @@ _HOMES = {
     "content": ("assistant", "file_block", "system", "tool_result", "user"),
     "errors": (
         "AllTargetsFailed",
+        "AnswerBlocked",
         "BudgetExceeded",
         "ConfigError",
         "ContextTooLong",
@@ -76,6 +79,7 @@ _HOMES = {
         "ProviderError",
         "RateLimited",
         "Refused",
+        "RequestBlocked",
         "RequestError",
         "StoreError",
         "StreamBroken",
@@ -116,6 +120,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "AllTargetsFailed",
     "Answer",
+    "AnswerBlocked",
     "AnswerStream",
     "AsyncClient",
     "BudgetExceeded",
@@ -141,6 +146,7 @@ __all__ = [
     "Reasoning",
     "Refusal",
     "Refused",
+    "RequestBlocked",
     "RequestError",
     "ResponseFormat",
     "Settings",

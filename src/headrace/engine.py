@@ -20,7 +20,7 @@ from headrace.call import Call, Nanodollars
 from headrace.clock import Clock, SystemClock
 from headrace.context import Context, Library
 from headrace.errors import CredentialsMissing, InvalidRequest, UnknownModel
-from headrace.handler import Dialect, Handler, Layer, Request, Route, Stream, stack
+from headrace.handler import Dialect, GuardPolicy, Handler, Layer, Request, Route, Stream, stack
 from headrace.layers.breaker import Breaker
 from headrace.layers.cascade import Cascade
 from headrace.layers.deadline import Deadline
@@ -33,7 +33,6 @@ from headrace.layers.restart import RestartStreams
 from headrace.layers.retry import Retry
 from headrace.layers.timeout import Timeout
 from headrace.layers.trace import Trace
-from headrace.layers.whole_calls import WholeCalls
 from headrace.output import Means
 from headrace.prices import Catalog, Model
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from headrace.cache.layer import Cache
     from headrace.cache.stores.sqlite import SQLiteEntries
     from headrace.config import ProviderSettings, Settings
+    from headrace.layers.guard import Guard
     from headrace.local import LocalModel
 
 __all__ = ["LAYERS", "Engine", "LayerNote", "Levels", "as_route"]
@@ -70,6 +70,10 @@ LAYERS: tuple[LayerNote, ...] = (
     LayerNote("trace", "sees refusals too; counts the logical call once and every attempt under it"),
     LayerNote("deadline", "stamps the time after which the caller no longer cares, before anything can wait"),
     LayerNote("identity", "a key that may not use this route is told so before any work"),
+    LayerNote(
+        "guard",
+        "exchanges what must not leave for placeholders, so that nothing below has it; puts it back in the answer",
+    ),
     LayerNote(
         "cache",
         "keyed on the caller's request and tenant, before anything model-specific changes it; a hit costs nothing below",
@@ -100,10 +104,6 @@ LAYERS: tuple[LayerNote, ...] = (
     LayerNote(
         "hold",
         "keeps a stream's beginning back where the route says so; below retry, which makes good a death in it",
-    ),
-    LayerNote(
-        "whole_calls",
-        "keeps tool calls back until they are whole where the route says so; below retry, which makes good a death in the first",
     ),
     LayerNote("timeout", "above the provider, so that silence ends the attempt and is booked as one"),
     LayerNote("provider", "dialect and transport; returns at the first content"),
@@ -145,6 +145,7 @@ class Engine:
         self.trace = Trace()
         self.breaker = Breaker(self.clock)
         self.cache: Cache | None = None
+        self.guard: Guard | None = None
         self._entries: SQLiteEntries | None = None
         self.local: LocalModel | None = None
         self._upstreams: dict[str, Upstream] = {}
@@ -155,6 +156,7 @@ class Engine:
             "trace": self.trace,
             "deadline": Deadline(self.clock),
             "identity": identity,
+            "guard": self._guard(),
             "cache": self._cache(random, libraries),
             "budget": OpenAccount(
                 Caps(budgets.total, budgets.users, budgets.teams, budgets.tags), self.purse
@@ -168,7 +170,6 @@ class Engine:
             "reserve": Reserve(self.clock, self.catalog.model, self.store.record_start),
             "breaker": self.breaker,
             "hold": Hold(self.clock),
-            "whole_calls": WholeCalls(self.clock),
             "timeout": Timeout(self.clock),
         }
         assert len(layers) == len(LAYERS) - 1, "every layer has its row in LAYERS"
@@ -188,6 +189,16 @@ class Engine:
         await self.store.aclose()
         if self._entries is not None:
             await asyncio.to_thread(self._entries.close)
+
+    def _guard(self) -> Layer:
+        """The guard, where the settings have one; without, nothing stands there."""
+        routes = self.settings.routes.values()
+        if self.settings.guard is None and all(route.guard is None for route in routes):
+            return lambda inner: inner
+        from headrace.layers.guard import Guard  # its patterns take a while, and most users never need them
+
+        self.guard = Guard()
+        return self.guard
 
     def _cache(self, random: Callable[[], float], libraries: Mapping[str, Library]) -> Layer:
         """The cache, where a route has one; without, nothing stands there."""
@@ -245,6 +256,8 @@ class Engine:
         route = self._routes.get(key)
         if route is None:
             route = self._resolve(model, dialect)
+            if route.guard is None and self.settings.guard is not None:
+                route = msgspec.structs.replace(route, guard=self.settings.guard)
             if len(self._routes) >= 4096:
                 self._routes.clear()
             self._routes[key] = route
@@ -375,25 +388,26 @@ class Engine:
 
 
 def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
-    """`levels` as one route; `resolve` knows the names. The rules (deadline, waits) of a single named route are kept."""
+    """`levels` as one route; `resolve` knows the names. The rules (deadline, waits) of a single named route are kept; of several,
+    only the guard of the first that has one."""
     if isinstance(levels, str):
         return resolve(levels)
     if not levels:
         raise ValueError("a cascade needs at least one level")
     targets: list[Target] = []
     names: list[str] = []
+    guard: GuardPolicy | None = None
     for level in levels:
         model, attempts = (level, None) if isinstance(level, str) else level
         if attempts is not None and attempts < 1:
             raise ValueError(f"attempts of {model!r} must be 1 or more, not {attempts!r}")
+        names.append(model)
         route = resolve(model)
-        names.append(route.name)
+        cascade, guard = route.cascade, guard or route.guard
         targets += (
-            route.cascade
-            if attempts is None
-            else (msgspec.structs.replace(t, attempts=attempts) for t in route.cascade)
+            cascade if attempts is None else (msgspec.structs.replace(t, attempts=attempts) for t in cascade)
         )
-    return Route(name=",".join(names), cascade=tuple(targets))
+    return Route(name=",".join(names), cascade=tuple(targets), guard=guard)
 
 
 def _endpoint(settings: ProviderSettings, dialect: Dialect) -> Endpoint:

@@ -9,15 +9,13 @@ The class says whose fault it was; `disposition` says what to do::
     │   ├── UnknownModel        neither a route nor provider/model
     │   ├── Unauthorized        no key, or not one of ours
     │   ├── Forbidden           a good key, not allowed to do this
-    │   ├── NotFound            no such path, request or key
-    │   ├── Conflict            not with what there is: a name is taken, a key is revoked
+    │   ├── RequestBlocked      it has what the route's guard does not let pass
     │   └── BodyTooLarge
     ├── Refused                 our own policy
     │   ├── RateLimited
     │   ├── BudgetExceeded
     │   │   └── Unpriced        nobody knows what the target costs, and a budget in money is hard
     │   ├── BudgetUnavailable   the store cannot say what is left
-    │   ├── KeysUnavailable     the store cannot say whose key it is
     │   ├── DeadlineExceeded
     │   └── ShuttingDown
     ├── ConfigError             the configuration, or how Headrace was called
@@ -44,6 +42,7 @@ The class says whose fault it was; `disposition` says what to do::
     │       ├── InvalidOutput   asked twice, the model did not give what was asked for
     │       └── ProviderRejected
     ├── StreamBroken            after the first content: the answer is not whole
+    │   └── AnswerBlocked       it has what the route's guard does not let pass
     │   └── StreamRestarted     and another one follows: iterate again
     ├── ToolLoopStopped         the model goes on calling functions, or goes in circles
     └── AllTargetsFailed        every level is spent; lists every attempt
@@ -65,12 +64,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllTargetsFailed",
+    "AnswerBlocked",
     "BodyTooLarge",
     "BudgetExceeded",
     "BudgetUnavailable",
     "CircuitOpen",
     "ConfigError",
-    "Conflict",
     "ConnectFailed",
     "ContentFiltered",
     "ContextTooLong",
@@ -82,13 +81,11 @@ __all__ = [
     "HeadraceError",
     "InvalidOutput",
     "InvalidRequest",
-    "KeysUnavailable",
     "Malformed",
     "ModelFailed",
     "ModelNotFound",
     "ModelRefused",
     "NeverFits",
-    "NotFound",
     "Permanent",
     "ProviderError",
     "ProviderOverloaded",
@@ -99,6 +96,7 @@ __all__ = [
     "QuotaExhausted",
     "RateLimited",
     "Refused",
+    "RequestBlocked",
     "RequestError",
     "ShuttingDown",
     "StoreError",
@@ -180,18 +178,20 @@ class Forbidden(RequestError):
     kind = "forbidden"
 
 
-class NotFound(RequestError):
-    """What is asked for does not exist, or not for this key."""
+class RequestBlocked(RequestError):
+    """The request has what the route's guard does not let pass.
 
-    status = 404
-    kind = "not_found"
+    Attributes:
+        reason: A stable word: `personal`, `injection` or `judge`.
+        found: What was found, without the values themselves: `("email", "card")`.
+    """
 
+    kind = "request_blocked"
 
-class Conflict(RequestError):
-    """It cannot be done to what there is: a name is taken, a key is revoked already."""
-
-    status = 409
-    kind = "conflict"
+    def __init__(self, message: str, *, reason: str, found: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.found = tuple(found)
 
 
 class BodyTooLarge(RequestError):
@@ -270,13 +270,6 @@ class BudgetUnavailable(Refused):
 
     status = 503
     kind = "budget_unavailable"
-
-
-class KeysUnavailable(Refused):
-    """The store cannot say whose key it is: refused rather than let in."""
-
-    status = 503
-    kind = "keys_unavailable"
 
 
 class DeadlineExceeded(Refused):
@@ -519,6 +512,19 @@ class StreamBroken(HeadraceError):
         self.target = target
         self.received = received
         self.cause = cause
+
+
+class AnswerBlocked(StreamBroken):
+    """The answer has what the route's guard does not let pass; also when nothing of it was given out yet.
+
+    `reason` is a stable word: `secret`, `link`, `length` or `judge`.
+    """
+
+    kind = "answer_blocked"
+
+    def __init__(self, message: str, *, reason: str, target: str = "") -> None:
+        super().__init__(message, target=target)
+        self.reason = reason
 
 
 class StreamRestarted(StreamBroken):

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from headrace.config.budgets import judge_budgets, read_budget_settings
 from headrace.config.cache import read_cache_settings
 from headrace.config.gateway import read_gateway
+from headrace.config.guard import read_guard
 from headrace.config.keys import read_keys
 from headrace.config.places import read_local, read_store
 from headrace.config.prices import read_prices
@@ -116,7 +117,7 @@ def _settings(found: Report, source: Path | None, data: Mapping[str, object], cw
     providers = read_providers(found, root)
     budgets = read_budget_settings(root)
     routes = read_routes(found, root, providers, budgets.zone, folder)
-    keys = read_keys(found, root, routes, providers, budgets.zone)
+    keys = read_keys(found, root, routes, budgets.zone)
     settings = Settings(
         source=source,
         providers=MappingProxyType(providers),
@@ -129,6 +130,7 @@ def _settings(found: Report, source: Path | None, data: Mapping[str, object], cw
         proxy_environ=MappingProxyType(_proxies(found.environ)),
         ca_file=Path(ca[1]) if (ca := found.variable("SSL_CERT_FILE")) else None,
         cache=read_cache_settings(root),
+        guard=read_guard(root),
         budgets=budgets,
     )
     root.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from headrace.config.budgets import ON_LIMIT, read_budgets
 from headrace.config.cache import read_cache
 from headrace.config.context import read_context
+from headrace.config.guard import read_guard
 from headrace.config.known import known_providers
 from headrace.config.problem import Report, closest, kind_of
 from headrace.config.providers import read_provider
@@ -47,12 +48,12 @@ def read_routes(
             mid_stream=table.choice("mid_stream", ("error", "hold", "restart")) or usual.mid_stream,
             hold_tokens=table.integer("hold_tokens", usual.hold_tokens, 1, 100_000),
             hold_s=table.duration("hold_time", usual.hold_s, zero=True),
-            tool_calls=table.choice("tool_calls", ("stream", "whole")) or usual.tool_calls,
             budgets=read_budgets(table, "budget", zone),
             max_cost=nano(table.money("max_cost_usd")),
             downgrade=table.choice("on_limit", ON_LIMIT) == "downgrade",
             cache=read_cache(table),
             context=read_context(table, folder),
+            guard=read_guard(table),
         )
         table.close()
         for target in cascade:

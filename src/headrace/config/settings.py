@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from headrace.access import KeyTerms
 from headrace.config.secret import Secret
-from headrace.handler import Route
+from headrace.handler import GuardPolicy, Route
 from headrace.types import Budget, Headers, Target
 
 LOCAL = "local"
@@ -49,11 +48,17 @@ class ProviderSettings:
         return self.api_key is not None or self.keyless
 
 
-class KeySettings(KeyTerms, frozen=True, kw_only=True):
-    """A key that the gateway accepts, written in the file."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySettings:
+    """A key that the gateway accepts; `routes` are the routes it may ask for, empty for all and for every model."""
 
     name: str
     value: Secret
+    tenant: str
+    user: str | None = None
+    team: str | None = None
+    routes: tuple[str, ...] = ()
+    budgets: tuple[Budget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +167,7 @@ class Settings:
         prices: What the file says about prices, by `provider/model`, not yet parsed.
         proxy_environ: The proxy variables that are set, by the name they have.
         ca_file: `SSL_CERT_FILE`.
+        guard: For every request whose route has none of its own.
     """
 
     source: Path | None
@@ -176,6 +182,7 @@ class Settings:
     budgets: BudgetSettings = BudgetSettings()
     ca_file: Path | None = None
     cache: CacheSettings = CacheSettings()
+    guard: GuardPolicy | None = None
 
     @property
     def default_route(self) -> Route | None:

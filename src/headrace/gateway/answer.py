@@ -31,7 +31,6 @@ from headrace.handler import Body, Dialect, Request, Stream, assemble
 from headrace.types import Complete, End, Frame, Headers
 
 if TYPE_CHECKING:
-    from headrace.access import KeyRole
     from headrace.clock import Clock, Timer
     from headrace.engine import Engine
     from headrace.gateway.auth import Identity, Keyring
@@ -54,7 +53,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class Answering:
-    """Answers `POST` requests to the model endpoints, of keys with the `roles` that each call states.
+    """Answers `POST` requests to the model endpoints.
 
     Args:
         max_depth: Deepest nesting of JSON in a request.
@@ -68,12 +67,12 @@ class Answering:
         self.keep_alive_s = keep_alive_s
         self.draining = False
 
-    async def __call__(self, exchange: Exchange, dialect: Dialect, roles: frozenset[KeyRole]) -> None:
+    async def __call__(self, exchange: Exchange, dialect: Dialect) -> None:
         engine = self.engine
         call = engine.new_call(dialect=dialect.name)
         status = 499
         try:
-            stream, request = await self._ask(exchange, dialect, call, roles)
+            stream, request = await self._ask(exchange, dialect, call)
             answer = _relay if request.stream else _whole
 
             def ended() -> None:
@@ -103,11 +102,9 @@ class Answering:
         finally:
             call.end(status, engine.clock.now())
 
-    async def _ask(
-        self, exchange: Exchange, dialect: Dialect, call: Call, roles: frozenset[KeyRole]
-    ) -> tuple[Stream, Request]:
+    async def _ask(self, exchange: Exchange, dialect: Dialect, call: Call) -> tuple[Stream, Request]:
         headers = exchange.headers
-        identity = await self.keyring.admit(headers, roles)
+        identity = await self.keyring.identify(headers)
         if self.draining:
             raise ShuttingDown("this gateway is shutting down", retry_after_s=1.0)
         body = exchange.body
@@ -131,8 +128,8 @@ class Answering:
             headers=_forwarded(headers),
             cache_control=headers.get("cache-control", ""),
             timeout_s=_timeout(headers),
-            allowed=identity.allowed,
-            budgets=identity.terms.budgets,
+            allowed_routes=identity.routes,
+            budgets=identity.budgets,
             max_cost=_max_cost(headers),
         )
         return await self.engine.handle(request), request
@@ -140,10 +137,10 @@ class Answering:
 
 def _identify(call: Call, identity: Identity, headers: Mapping[str, str]) -> None:
     call.key_id = identity.key_id
-    call.tenant = identity.terms.tenant
-    call.team = identity.terms.team
+    call.tenant = identity.tenant
+    call.team = identity.team
     # A key's own user is whose budget it spends: the caller does not choose another.
-    call.user = identity.terms.user or headers.get("x-headrace-user") or None
+    call.user = identity.user or headers.get("x-headrace-user") or None
     tags = headers.get("x-headrace-tags")
     if tags:
         call.tags = _tags(tags)

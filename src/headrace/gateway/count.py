@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from headrace.access import require
 from headrace.clock import timeout_at
-from headrace.errors import HeadraceError, Malformed
+from headrace.errors import Forbidden, HeadraceError, Malformed
 from headrace.gateway.depth import check_depth
+from headrace.handler import Body
 from headrace.tokens import estimate_chat
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ async def count_tokens(
     body = exchange.body
     check_depth(body, engine.settings.gateway.max_depth)
     route = engine.route(dialect.peek(body).model, dialect.name)
-    require(allowed, route.name)
+    if allowed and route.name not in allowed:
+        raise Forbidden(f"this key may use {', '.join(sorted(allowed))}, not {route.name!r}")
+    if route.guard is not None and engine.guard is not None:
+        body = engine.guard.redacted(Body(wire=body, dialect=dialect), route.guard)[0].wire or body
     target = route.cascade[0]
     upstream = engine.upstream(target.provider)
     if upstream.dialect is dialect:

@@ -94,15 +94,19 @@ class Redactor:
         found.sort(key=lambda finding: finding.start)
         return found
 
-    def values(self, texts: Sequence[str]) -> dict[str, str]:
-        """Placeholders for the values in `texts`, which are those of one request in their order."""
+    def values(self, texts: Sequence[str], own: Sequence[str] | None = None) -> dict[str, str]:
+        """Placeholders for the values in `texts`, which are those of one request in their order.
+
+        Args:
+            own: Those whose placeholders are their own, to be left as they are; None for all.
+        """
         kinds: dict[str, str] = {}
         for text in texts:
             for finding in self.find(text):
                 kinds.setdefault(text[finding.start : finding.end], finding.kind)
         if not kinds:
             return {}
-        used = {match[0] for text in texts if "[" in text for match in PLACEHOLDER.finditer(text)}
+        used = {match[0] for text in (texts if own is None else own) for match in PLACEHOLDER.finditer(text)}
         numbers: dict[str, int] = {}
         values: dict[str, str] = {}
         for value, kind in kinds.items():
@@ -118,11 +122,19 @@ def _spans(pattern: re.Pattern[str]) -> Callable[[str], Iterator[Span]]:
     return lambda text: (match.span() for match in pattern.finditer(text))
 
 
-def exchanger(values: Values) -> Callable[[str], str]:
-    """What exchanges the values of `values` for their placeholders, wherever they stand."""
+def exchanger(values: Values, *, also_json: bool = False) -> Callable[[str], str]:
+    """What exchanges the values of `values` for their placeholders, wherever they stand.
+
+    Args:
+        also_json: Also as JSON strings write them, for texts that are JSON: a tool's result.
+    """
     if not values:
         return lambda text: text
     names = {value: placeholder for placeholder, value in values.items()}
+    if also_json:
+        for value, placeholder in list(names.items()):
+            names.setdefault(as_json(value), placeholder)
+            names.setdefault(json.dumps(value)[1:-1], placeholder)
     # The longest first: one value may be the beginning of another.
     pattern = re.compile("|".join(map(_literal, sorted(names, key=len, reverse=True))))
     return lambda text: pattern.sub(lambda match: names[match[0]], text)
