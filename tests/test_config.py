@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace import config
+from headrace.access import KeyTerms
 from headrace.config import Problem, Secret, Settings, prices
 from headrace.config.table import Table
-from headrace.errors import ConfigError
+from headrace.errors import ConfigError, InvalidRequest
 from headrace.prices import Catalog, ModelOverride
 from headrace.types import Budget, Target
 
@@ -294,6 +295,75 @@ def test_the_design_is_understood(folder: Path) -> None:
     }
 
 
+def test_a_keys_terms_are_understood(folder: Path) -> None:
+    """Roles, models and the moments at which keys end, in each way to write one."""
+    ends = {
+        "2030-01-31": 1_896_048_000.0,
+        '"2030-01-31"': 1_896_048_000.0,
+        "2030-01-31T12:00:00Z": 1_896_091_200.0,
+        '"2030-01-31T12:00:00+02:00"': 1_896_084_000.0,
+        "2030-01-31T12:00:00": 1_896_091_200.0,
+        "2001-01-01": 978_307_200.0,
+    }
+    text = '[keys.boss]\nvalue = "b"\nrole = "admin"\n'
+    text += "".join(
+        f'[keys.k{number}]\nvalue = "{number}"\nmodels = ["openai/*", "local/default"]\nexpires = {end}\n'
+        for number, end in enumerate(ends)
+    )
+    keys = load(folder, text).keys
+    assert (keys["boss"].role, keys["boss"].expires_wall, keys["k0"].role) == ("admin", None, "caller")
+    assert keys["k0"].models == ("openai/*", "local/default")
+    assert [keys[f"k{number}"].expires_wall for number in range(len(ends))] == list(ends.values())
+
+
+MADE = {"budget": {"usd": "5", "window": "day"}, "routes": ["smart"], "user": "ann"}
+
+
+def test_a_key_that_is_made_has_the_terms_of_one_that_is_written(folder: Path) -> None:
+    """The same members mean the same; a tenant is named, or the key's name, or its id; an end may be counted from now."""
+    found = load(folder, DESIGN, ENVIRON)
+    name, terms = config.key_terms(MADE | {"name": "n", "expires": "30d"}, found, usual="key_1", now=1000.0)
+    assert name == "n"
+    assert terms == KeyTerms(
+        tenant="n",
+        user="ann",
+        routes=("smart",),
+        budgets=(Budget(unit="usd", amount=5_000_000_000, window="day", zone="Europe/Berlin"),),
+        expires_wall=1000.0 + 30 * 86_400,
+    )
+    assert config.key_terms({}, found, usual="key_1", now=0.0) == (None, KeyTerms(tenant="key_1"))
+    assert config.key_terms({"tenant": "t"}, found, usual="key_1", now=0.0)[1].tenant == "t"
+    assert config.key_terms({"expires": "12h"}, found, usual="k", now=1.0)[1].expires_wall == 43_201.0
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"name": "a b"}, "name"),
+        ({"name": "hr--canary0123456789"}, "begins as a key's value"),
+        ({"name": 5}, "must be a string"),
+        ({"routes": ["nowhere"]}, "no such route"),
+        ({"routes": "smart"}, "array"),
+        ({"budget": {"usd": 5, "window": "day"}}, "Put it in quotes"),
+        ({"budget": {"usd": "5"}}, "no window"),
+        ({"expires": "2001-01-01"}, "is past"),
+        ({"expires": "0s"}, "is past"),
+        ({"expires": "soon"}, '"30d"'),
+        ({"value": "hr-canary-value"}, "unknown key"),
+        ({"nmae": "x"}, 'Did you mean "name"'),
+        ({"tenant": "${OPENAI_API_KEY}"}, "OPENAI_API_KEY is not set"),
+        ({"role": None, "tenant": ""}, "empty"),
+    ],
+)
+def test_terms_that_cannot_be_are_refused(folder: Path, members: dict[str, object], said: str) -> None:
+    """With what is wrong; no variable is read for whoever asks, and no value of a key is repeated."""
+    found = load(folder, DESIGN, ENVIRON)
+    with pytest.raises(InvalidRequest) as caught:
+        config.key_terms(members, found, usual="k", now=1e9)
+    assert said in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
 def test_providers_that_only_a_route_names_are_there(folder: Path) -> None:
     """A known name needs no table; without its key it is listed as not usable, with the variable to set."""
     found = load(folder, DESIGN, ENVIRON)
@@ -553,6 +623,23 @@ def test_numbers_may_come_from_variables(folder: Path) -> None:
         ('[keys."x y"]\nvalue = "k"', 1, 'keys."x y"', "letters", ""),
         ('[keys.x]\nvalue = "k"\n[keys.y]\nvalue = "k"', 4, "keys.y.value", "of key x", ""),
         ('[keys.x]\nvalue = "k"\nroutes = [\n"y"]', 4, "keys.x.routes[0]", "no such route", ""),
+        ('[keys.x]\nvalue = "k"\nmodels = ["gpt-5"]', 3, "keys.x.models[0]", "no model", "provider/*"),
+        ('[keys.x]\nvalue = "k"\nmodels = ["openai/"]', 3, "keys.x.models[0]", "no model", "provider/*"),
+        ('[keys.x]\nvalue = "k"\nmodels = ["nobody/m"]', 3, "keys.x.models[0]", "no model", "provider/*"),
+        ('[keys.x]\nvalue = "k"\nmodels = ["openai/gpt-*"]', 3, "keys.x.models[0]", "no model", "provider/*"),
+        ('[keys.x]\nvalue = "k"\nmodels = ["openai/a,b/c"]', 3, "keys.x.models[0]", "no model", "provider/*"),
+        ('[keys.x]\nvalue = "k"\nrole = "root"', 3, "keys.x.role", "one of caller, viewer", ""),
+        (
+            '[keys.x]\nvalue = "k"\nrole = "viewer"\nmodels = ["openai/*"]',
+            3,
+            "keys.x.role",
+            "asks no models",
+            "Leave",
+        ),
+        ('[keys.x]\nvalue = "k"\nexpires = "soon"', 3, "keys.x.expires", "not a date", "2030-01-31"),
+        ('[keys.x]\nvalue = "k"\nexpires = "30d"', 3, "keys.x.expires", "not a date", "2030-01-31"),
+        ('[keys.x]\nvalue = "k"\nexpires = 12:00:00', 3, "keys.x.expires", "not a date", "2030-01-31"),
+        ('[keys.x]\nvalue = "k"\nexpires = 5', 3, "keys.x.expires", "not a date", "2030-01-31"),
         ('[keys.x]\nvalue = "k"\ntenant = "a\\nb"', 3, "keys.x.tenant", "printable", ""),
         ('[keys.x]\nvalue = "k"\n[gateway]\nadmin_key = "k"', 2, "keys.x.value", "is the admin key", ""),
         ('[keys.x]\nvalue = "${NOPE}"', 2, "keys.x.value", "NOPE is not set", "export NOPE"),

@@ -57,6 +57,7 @@ def test_the_order_of_the_default_stack() -> None:
         "breaker",
         "reserve",
         "hold",
+        "whole_calls",
         "timeout",
         "provider",
     ]

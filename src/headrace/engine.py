@@ -33,6 +33,7 @@ from headrace.layers.restart import RestartStreams
 from headrace.layers.retry import Retry
 from headrace.layers.timeout import Timeout
 from headrace.layers.trace import Trace
+from headrace.layers.whole_calls import WholeCalls
 from headrace.output import Means
 from headrace.prices import Catalog, Model
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
@@ -105,6 +106,10 @@ LAYERS: tuple[LayerNote, ...] = (
         "hold",
         "keeps a stream's beginning back where the route says so; below retry, which makes good a death in it",
     ),
+    LayerNote(
+        "whole_calls",
+        "keeps tool calls back until they are whole where the route says so; below retry, which makes good a death in the first",
+    ),
     LayerNote("timeout", "above the provider, so that silence ends the attempt and is booked as one"),
     LayerNote("provider", "dialect and transport; returns at the first content"),
 )
@@ -170,6 +175,7 @@ class Engine:
             "reserve": Reserve(self.clock, self.catalog.model, self.store.record_start),
             "breaker": self.breaker,
             "hold": Hold(self.clock),
+            "whole_calls": WholeCalls(self.clock),
             "timeout": Timeout(self.clock),
         }
         assert len(layers) == len(LAYERS) - 1, "every layer has its row in LAYERS"
@@ -401,11 +407,13 @@ def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
         model, attempts = (level, None) if isinstance(level, str) else level
         if attempts is not None and attempts < 1:
             raise ValueError(f"attempts of {model!r} must be 1 or more, not {attempts!r}")
-        names.append(model)
         route = resolve(model)
-        cascade, guard = route.cascade, guard or route.guard
+        names.append(route.name)
+        guard = guard or route.guard
         targets += (
-            cascade if attempts is None else (msgspec.structs.replace(t, attempts=attempts) for t in cascade)
+            route.cascade
+            if attempts is None
+            else (msgspec.structs.replace(t, attempts=attempts) for t in route.cascade)
         )
     return Route(name=",".join(names), cascade=tuple(targets), guard=guard)
 

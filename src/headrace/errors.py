@@ -10,12 +10,15 @@ The class says whose fault it was; `disposition` says what to do::
     │   ├── Unauthorized        no key, or not one of ours
     │   ├── Forbidden           a good key, not allowed to do this
     │   ├── RequestBlocked      it has what the route's guard does not let pass
+    │   ├── NotFound            no such path, request or key
+    │   ├── Conflict            not with what there is: a name is taken, a key is revoked
     │   └── BodyTooLarge
     ├── Refused                 our own policy
     │   ├── RateLimited
     │   ├── BudgetExceeded
     │   │   └── Unpriced        nobody knows what the target costs, and a budget in money is hard
     │   ├── BudgetUnavailable   the store cannot say what is left
+    │   ├── KeysUnavailable     the store cannot say whose key it is
     │   ├── DeadlineExceeded
     │   └── ShuttingDown
     ├── ConfigError             the configuration, or how Headrace was called
@@ -70,6 +73,7 @@ __all__ = [
     "BudgetUnavailable",
     "CircuitOpen",
     "ConfigError",
+    "Conflict",
     "ConnectFailed",
     "ContentFiltered",
     "ContextTooLong",
@@ -81,11 +85,13 @@ __all__ = [
     "HeadraceError",
     "InvalidOutput",
     "InvalidRequest",
+    "KeysUnavailable",
     "Malformed",
     "ModelFailed",
     "ModelNotFound",
     "ModelRefused",
     "NeverFits",
+    "NotFound",
     "Permanent",
     "ProviderError",
     "ProviderOverloaded",
@@ -194,6 +200,20 @@ class RequestBlocked(RequestError):
         self.found = tuple(found)
 
 
+class NotFound(RequestError):
+    """What is asked for does not exist, or not for this key."""
+
+    status = 404
+    kind = "not_found"
+
+
+class Conflict(RequestError):
+    """It cannot be done to what there is: a name is taken, a key is revoked already."""
+
+    status = 409
+    kind = "conflict"
+
+
 class BodyTooLarge(RequestError):
     """The body, a header or the nesting is over the gateway's limit."""
 
@@ -270,6 +290,13 @@ class BudgetUnavailable(Refused):
 
     status = 503
     kind = "budget_unavailable"
+
+
+class KeysUnavailable(Refused):
+    """The store cannot say whose key it is: refused rather than let in."""
+
+    status = 503
+    kind = "keys_unavailable"
 
 
 class DeadlineExceeded(Refused):

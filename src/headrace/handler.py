@@ -255,7 +255,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     the last level waits longer. `repair`: answers with a JSON Schema are held until they are valid. `on_refusal`: `stop` or `next`; `breaker`: whether circuits are heeded and counted in. `max_cost` bounds one request, `budgets` all of the route's in
     their windows; with `downgrade` an attempt that does not fit goes on to the next target. `context`
     None: conversations are sent as they are. `mid_stream`: what becomes of an answer that breaks off: `error`, `hold` (the first
-    `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`.
+    `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`. `tool_calls`: `stream`, or `whole` (a streamed
+    call is released when its arguments are complete).
     """
 
     name: str
@@ -271,6 +272,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     mid_stream: str = "error"
     hold_tokens: int = 64
     hold_s: float = 0.0
+    tool_calls: str = "stream"
 
     def output_limit(self, asked: int | None) -> int | None:
         """The limit to impose on a request that itself asks for at most `asked` tokens; None where there is nothing to do."""
@@ -291,7 +293,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `headers` are those of the caller that a provider of the same dialect is to see (`anthropic-beta`, ...). `deadline` and
     `commit_by` (when a level that is not the last must have begun to answer) are times on the clock's monotonic scale, `timeout_s` what the caller asked for. `max_tokens` is an output
-    limit that Headrace itself imposes, None for none; `asked_tokens` the caller's own for each of his `choices`. `cache_control` is the caller's `Cache-Control`. `allowed_routes` empty means all. `budgets` are those of the caller's key,
+    limit that Headrace itself imposes, None for none; `asked_tokens` the caller's own for each of his `choices`. `cache_control` is the caller's `Cache-Control`. `allowed` are the routes and models that the caller's key may ask for (`headrace.access`), empty for all. `budgets` are those of the caller's key,
     `max_cost` is what the caller lets this request cost at most, `account` what the budget layer opened. `judged`: whether the answer is of use is said by a layer above (`Attempt.judge`). `output` is the form that the answer is held to (a `headrace.output.Shape`); `watch` hears its pieces before it is
     judged, and None when it begins anew. `purpose` is why this attempt is made, empty for the call's own reason. `target` and `attempt` are set by the cascade and the retry layer.
     """
@@ -309,7 +311,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     asked_tokens: int | None = None
     choices: int = 1
     cache_control: str = ""
-    allowed_routes: frozenset[str] = frozenset()
+    allowed: frozenset[str] = frozenset()
     budgets: tuple[Budget, ...] = ()
     max_cost: Nanodollars | None = None
     account: object | None = None

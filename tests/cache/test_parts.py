@@ -6,12 +6,13 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from headrace.cache.encoder import Encoder
 from headrace.cache.entry import Entry
 from headrace.cache.guards import GUARDS, signature, veto
-from headrace.cache.index import VectorSlab, pack
+from headrace.cache.index import CELL_ROWS, PROBED, VectorSlab, pack
 from headrace.cache.key import is_personal, is_volatile
 from headrace.cache.match import is_elliptic
 from headrace.cache.selection import Selection
@@ -151,6 +152,42 @@ def test_vectors_are_found_after_any_removal(encoder: Encoder) -> None:
         slab.remove(text)
         assert len(slab) == len(texts) - at - 1
         assert all(name != text for name, _ in slab.nearest(encoder.encode(text), 9))
+
+
+def test_a_large_scope_is_searched_in_part() -> None:
+    """Of 6,000 random clusters' rows the very one asked for is found, what was removed is not, and no row is lost by cutting cells."""
+    chance = np.random.default_rng(7)
+    centres = chance.normal(size=(60, 32))
+    rows = np.repeat(centres, 100, axis=0) + 0.5 * chance.normal(size=(6_000, 32))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    slab = VectorSlab()
+    for number, row in enumerate(rows):
+        slab.add(str(number), pack(row))
+    assert len(slab) == 6_000 > PROBED
+    asked = chance.permutation(6_000)[:300]
+    found = sum(slab.nearest(rows[number], 1)[0][0] == str(number) for number in asked)
+    assert found >= 295, found
+    for number in asked:
+        slab.remove(str(number))
+        slab.remove(str(number))
+    assert len(slab) == 5_700
+    assert not {str(number) for number in asked} & {
+        name for number in asked[:50] for name, _ in slab.nearest(rows[number], 8)
+    }
+    for number in range(6_000):
+        slab.remove(str(number))
+    assert len(slab) == 0 and slab.nearest(rows[0], 3) == []
+    with pytest.raises(ValueError, match="8 members"):
+        slab.add("x", b"\x01" * 8)
+
+
+def test_equal_vectors_are_cut_too() -> None:
+    """Two-means cannot part them; halves do."""
+    slab = VectorSlab()
+    for number in range(CELL_ROWS * 2 + 1):
+        slab.add(str(number), b"\x40" * 8)
+    assert len(slab) == CELL_ROWS * 2 + 1
+    assert slab.nearest(np.full(8, 8**-0.5, dtype=np.float32), 1)[0][1] == pytest.approx(1.0)
 
 
 def test_the_shelf_keeps_what_saves_most_a_byte() -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "OTHER",
     "PAIRS",
     "PATHS",
+    "ROLE_KEYS",
     "UPSTREAM",
     "Gate",
     "Got",
@@ -47,6 +48,8 @@ __all__ = [
 KEY = "hr-canary-client-key-0123456789"
 OTHER = "hr-canary-other-key-0123456789"
 ADMIN = "hr-canary-admin-key-0123456789"
+ROLE_KEYS = {role: f"hr-canary-{role}-role-0123456789" for role in ("viewer", "auditor", "operator", "admin")}
+"""A key for each role of the admin API."""
 UPSTREAM = "sk-canary-upstream-0123456789abcdef"
 
 PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
@@ -58,7 +61,8 @@ clock = SystemClock()
 
 
 def config(provider: FakeProvider, *, gateway: str = "", more: str = "") -> str:
-    """Two providers (`openai`, `anthropic`: one server, two dialects), routes over them, two keys and an admin key."""
+    """Two providers (`openai`, `anthropic`: one server, two dialects), routes over them, two keys, one a role, and an admin key."""
+    roles = "".join(f'[keys.a-{role}]\nvalue = "{key}"\nrole = "{role}"\n' for role, key in ROLE_KEYS.items())
     return f"""
 [providers.openai]
 dialect = "openai-chat"
@@ -78,6 +82,7 @@ value = "{KEY}"
 [keys.two]
 value = "{OTHER}"
 routes = ["both"]
+{roles}
 [store]
 path = "headrace.db"
 [gateway]

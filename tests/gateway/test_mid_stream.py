@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,11 @@ mid_stream = "{mode}"
 cascade = ["anthropic/first", "anthropic/second"]
 mid_stream = "{mode}"
 """
+WHOLE = """
+[routes.whole-{provider}]
+cascade = ["{provider}/first", "{provider}/second"]
+tool_calls = "whole"
+"""
 FIRST = Answer(chunks=[f"first{n} " for n in range(8)], thinking="hm")
 SECOND = Answer(chunks=[f"second{n} " for n in range(8)], tool_calls=[("look", {"at": "it"})], usage=(7, 9))
 TEXT = "".join(f"second{n} " for n in range(8))
@@ -32,6 +38,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     """A gateway with a route of each mode."""
     with FakeProvider() as provider:
         more = ROUTES.format(mode="hold") + ROUTES.format(mode="restart")
+        more += WHOLE.format(provider="openai") + WHOLE.format(provider="anthropic")
         with gated(provider, tmp_path_factory.mktemp("gateway"), config(provider, more=more)) as gate:
             yield gate
             gate.settled()
@@ -137,3 +144,39 @@ def test_a_restart_that_finds_nobody(gate: Gate, client: str, provider: str) -> 
     body = gate.post(client, ask(client, f"restart-{provider}", stream=True)).body
     assert b"[DONE]" not in body and b"message_stop" not in body
     assert body.count(b"stream_broken") + body.count(b'"type":"error"') >= 1
+
+
+CALLING = Answer(chunks=["Let me look."], tool_calls=[("look", {"at": "a", "long": "x" * 200})])
+
+
+@pairs
+def test_half_a_call_is_never_on_the_wire(gate: Gate, client: str, provider: str) -> None:
+    """The provider dies in the arguments: the text and one error arrive, and nothing of the call."""
+    gate.fresh()
+    gate.provider.on("first", always=CutStream(after=6, answer=CALLING))
+    got = gate.post(client, ask(client, f"whole-{provider}", stream=True))
+    assert b"Let me look." in got.body
+    assert b'"look"' not in got.body and b"xxxx" not in got.body
+    assert b"stream_broken" in got.body or b"api_error" in got.body
+    assert b"[DONE]" not in got.body and b"message_stop" not in got.body
+    gate.fresh()
+    only = Answer(tool_calls=CALLING.tool_calls)
+    gate.provider.on("first", always=CutStream(after=4, answer=only))
+    gate.provider.on("second", always=only)
+    got = gate.post(client, ask(client, f"whole-{provider}", stream=True))
+    assert got.headers["x-headrace-target"] == f"{provider}/second"
+    assert got.body.count(b'"look"') == 1
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_whole_calls_are_the_providers_bytes(gate: Gate, name: str) -> None:
+    """What is released is what was kept back, byte for byte."""
+    gate.fresh()
+    gate.provider.on("first", always=CALLING)
+    bodies = [
+        re.sub(rb'"(id|created|system_fingerprint)":("[^"]*"|[0-9]+)|: headrace .*\n', b"", got.body)
+        for route in (f"whole-{name}", f"{name}/first")
+        if (got := gate.post(name, ask(name, route, stream=True))).status == 200
+    ]
+    assert len(bodies) == 2
+    assert bodies[0] == bodies[1]

@@ -9,34 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gateway.gate import ADMIN, KEY, OTHER, PAIRS, Gate, ask, config, gated
+from tests.gateway.gate import ADMIN, KEY, PAIRS, Gate, ask, config, gated
 
-from headrace.gateway.app import ROUTES
+from headrace.gateway.routes import ROUTES
 from headrace.testing import Answer, CutJson, FakeProvider, Overloaded
 
 pairs = pytest.mark.parametrize(("client", "provider"), PAIRS)
-
-
-@pytest.mark.parametrize("note", ROUTES, ids=[f"{note.method} {note.path}" for note in ROUTES])
-def test_who_may_use_it(gate: Gate, note: Any) -> None:
-    """The table of routes is what is enforced: an open path needs nothing, the others the key they name and no other."""
-    path = note.path.replace("{model}", "both").replace("{id}", "req_unknown")
-    body = b"{}" if note.method == "POST" else None
-
-    def status(key: str | None) -> int:
-        return gate.http(note.method, path, body, key=key).status
-
-    fine = {200, 400, 404}
-    if note.access == "open":
-        assert status(None) == status("wrong") == 200
-    elif note.access == "key":
-        assert status(None) == status("wrong") == status(ADMIN) == 401
-        assert status(KEY) in fine and status(OTHER) in fine
-    else:
-        assert status(None) == 401
-        assert status("wrong") == status(KEY) == 403
-        assert status(ADMIN) in fine
-    assert gate.provider.requests == []
 
 
 def test_without_an_admin_key_nobody_is_admin(tmp_path: Path) -> None:

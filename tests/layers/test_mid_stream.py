@@ -20,6 +20,7 @@ from headrace.layers.ledger import Ledger
 from headrace.layers.restart import RestartStreams
 from headrace.layers.retry import Retry
 from headrace.layers.timeout import Timeout
+from headrace.layers.whole_calls import WholeCalls
 from headrace.testing import ManualClock, Play, ScriptedHandler, Wait, run
 from headrace.types import BlockStart, Delta, End, Event, Finish, Restart, Start, Text
 
@@ -51,6 +52,7 @@ class House:
             Retry(self.clock, lambda: 0.0),
             Ledger(lambda *_: 0, lambda *_: None),
             Hold(self.clock),
+            WholeCalls(self.clock),
             Timeout(self.clock),
             handler=self.provider,
         )

@@ -282,6 +282,9 @@ def test_what_cannot_be_asked_for(tmp_path: Path) -> None:
             lambda: llm.chat("one", "?", output=Callable),  # type: ignore[arg-type]
             lambda: llm.chat("one", "?", output={"unevaluatedProperties": False}),
             lambda: llm.chat("one", "?", output={"type": "object", "properties": []}),
+            lambda: llm.chat("one", "?", output={"type": "string", "pattern": r"^\p{L}+$"}),
+            lambda: llm.chat("one", "?", output={"type": "integer", "minimum": "1"}),
+            lambda: llm.chat("one", "?", output={"$ref": "#/$defs/none"}),
             lambda: llm.chat(
                 "one", "?", output=City, response_format=headrace.ResponseFormat(kind="json_object")
             ),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from headrace.call import Attempt, Call
-from headrace.errors import StoreError
-from headrace.store import Store, StoredKey
-from headrace.types import Target, Usage
+from headrace.errors import Conflict
+from headrace.store import Actor, Store, StoredKey
+from headrace.types import Budget, Target, Usage
 
 
 def call(id_: str = "req_1", started: float = 1000.0, **more: Any) -> Call:
@@ -231,8 +232,21 @@ def test_hostile_text_is_kept_as_data(with_store: Any) -> None:
 
 
 KEY = StoredKey(
-    id="k1", prefix="hr-abc", created_wall=1.5, tenant="acme", user="u", team="t", routes=("smart", "fast")
+    id="k1",
+    name="smart",
+    prefix="hr-abc",
+    created_wall=1.5,
+    tenant="acme",
+    user="u",
+    team="t",
+    role="operator",
+    routes=("smart", "fast"),
+    models=("openai/*",),
+    budgets=(Budget(unit="tokens", amount=5, window="day", hard=False, downgrade=True, zone="Asia/Tokyo"),),
+    expires_wall=99.5,
 )
+PLAIN = StoredKey(id="k0", prefix="hr-xyz", created_wall=0.5, tenant="b")
+ME = Actor("key_boss", "req_9")
 
 
 def test_keys_are_found_by_hash_and_revoked(with_store: Any) -> None:
@@ -240,15 +254,14 @@ def test_keys_are_found_by_hash_and_revoked(with_store: Any) -> None:
 
     async def body(store: Store) -> None:
         hash_ = store.key_hash("hr-abcdef")
-        await store.add_key(KEY, hash_)
-        plain = StoredKey(id="k0", prefix="hr-xyz", created_wall=0.5, tenant="b")
-        await store.add_key(plain, store.key_hash("hr-xyz"))
+        await store.add_key(KEY, hash_, by=ME)
+        await store.add_key(PLAIN, store.key_hash("hr-xyz"), by=ME)
         assert await store.find_key(hash_) == KEY
         assert await store.find_key(store.key_hash("hr-abcdeg")) is None
-        assert await store.list_keys() == [plain, KEY]
-        assert await store.revoke_key("k1", 7.25) is True
-        assert await store.revoke_key("k1", 9.0) is False
-        assert await store.revoke_key("nobody", 9.0) is False
+        assert await store.list_keys() == [PLAIN, KEY]
+        assert await store.revoke_key("k1", 7.25, by=ME) is True
+        assert await store.revoke_key("k1", 9.0, by=ME) is False
+        assert await store.revoke_key("nobody", 9.0, by=ME) is False
         found = await store.find_key(hash_)
         assert found is not None and found.revoked_wall == 7.25
 
@@ -256,17 +269,78 @@ def test_keys_are_found_by_hash_and_revoked(with_store: Any) -> None:
 
 
 def test_a_key_cannot_be_added_twice(with_store: Any) -> None:
-    """Neither the id nor the value; the store goes on working."""
+    """Neither the id, nor the value, nor the name while it is not revoked; the store goes on working."""
 
     async def body(store: Store) -> None:
-        await store.add_key(KEY, b"1")
-        other = StoredKey(id="k2", prefix="", created_wall=0.0, tenant="b")
-        for key, hash_ in ((KEY, b"2"), (other, b"1")):
-            with pytest.raises(StoreError, match="already"):
-                await store.add_key(key, hash_)
-        await store.add_key(other, b"2")
-        assert len(await store.list_keys()) == 2
+        await store.add_key(KEY, b"1", by=ME)
+        other = replace(PLAIN, id="k2")
+        for key, hash_ in ((KEY, b"2"), (other, b"1"), (replace(other, name="smart"), b"2")):
+            with pytest.raises(Conflict, match="already"):
+                await store.add_key(key, hash_, by=ME)
+        await store.add_key(other, b"2", by=ME)
+        await store.revoke_key("k1", 9.0, by=ME)
+        await store.add_key(replace(other, id="k3", name="smart"), b"3", by=ME)
+        assert len(await store.list_keys()) == 3
+        assert [row.subject for row in await store.audit(9)] == ["k3", "k1", "k2", "k1"]
         assert store.errors == 0
+
+    with_store(body)
+
+
+def test_the_value_before_a_rotation_ends_when_it_was_told_to(with_store: Any) -> None:
+    """It is found as a key that expires then, never after the key itself; a second rotation ends it, and so does none at all."""
+
+    async def body(store: Store) -> None:
+        await store.add_key(KEY, b"1", by=ME)
+        assert await store.rotate_key("k1", b"2", "hr-two", 10.0, until=50.0, by=ME)
+        rotated = replace(KEY, prefix="hr-two", old_until_wall=50.0)
+        assert await store.find_key(b"2") == rotated
+        assert await store.find_key(b"1") == replace(rotated, expires_wall=50.0)
+        assert await store.rotate_key("k1", b"3", "hr-three", 20.0, until=1000.0, by=ME)
+        assert await store.find_key(b"1") is None
+        former = await store.find_key(b"2")
+        assert former is not None and former.expires_wall == 99.5
+        assert await store.rotate_key("k1", b"4", "hr-four", 30.0, until=30.0, by=ME)
+        assert [await store.find_key(hash_) for hash_ in (b"1", b"2", b"3")] == [None] * 3
+        assert await store.find_key(b"4") == replace(KEY, prefix="hr-four")
+        assert await store.rotate_key("k1", b"5", "hr-five", 40.0, until=60.0, by=ME)
+        assert await store.revoke_key("k1", 41.0, by=ME)
+        for hash_ in (b"4", b"5"):
+            found = await store.find_key(hash_)
+            assert found is not None and found.revoked_wall == 41.0
+        assert not await store.rotate_key("k1", b"6", "hr-six", 42.0, until=42.0, by=ME)
+        assert not await store.rotate_key("nobody", b"6", "hr-six", 42.0, until=42.0, by=ME)
+        assert len(await store.list_keys()) == 1
+
+    with_store(body)
+
+
+def test_the_audit_log_has_every_change_and_what_was_refused(with_store: Any) -> None:
+    """Who, what, which key, when, with what result, in which request; the newest first, of one key or of all; no hash, no value."""
+
+    async def body(store: Store) -> None:
+        await store.add_key(KEY, store.key_hash("hr-canary"), by=ME)
+        await store.add_key(PLAIN, b"0", by=Actor("cli:ann"))
+        await store.rotate_key("k1", b"2", "hr-two", 10.0, until=70.0, by=ME)
+        await store.revoke_key("k1", 11.0, by=ME)
+        refused = Actor("key_x", "req_10").did("key.revoke", "k0", 12.0, result="forbidden")
+        await store.add_audit(refused)
+        rows = await store.audit(99)
+        assert rows[0] == refused
+        assert [(row.actor, row.action, row.subject, row.at_wall, row.result) for row in rows[1:]] == [
+            ("key_boss", "key.revoke", "k1", 11.0, "ok"),
+            ("key_boss", "key.rotate", "k1", 10.0, "ok"),
+            ("cli:ann", "key.create", "k0", 0.5, "ok"),
+            ("key_boss", "key.create", "k1", 1.5, "ok"),
+        ]
+        assert [row.request_id for row in rows] == ["req_10", "req_9", "req_9", None, "req_9"]
+        assert rows[4].detail == (
+            "prefix hr-abc, role operator, tenant acme, name smart, user u, team t, may use smart, fast, openai/*"
+        )
+        assert rows[2].detail == "prefix hr-two, the former value ends in 60 s"
+        assert await store.audit(2) == rows[:2]
+        assert await store.audit(9, "k0") == [rows[0], rows[3]]
+        assert "canary" not in repr(rows)
 
     with_store(body)
 

@@ -15,7 +15,7 @@ import pytest
 
 from headrace.call import Attempt, Call
 from headrace.errors import StoreError
-from headrace.store import StoredKey
+from headrace.store import Actor, StoredKey
 from headrace.store.schema import APPLICATION_ID, STEPS, prepare
 from headrace.store.sqlite import SQLiteStore
 from headrace.types import Target
@@ -94,7 +94,7 @@ def test_keys_and_rows_survive_reopening(tmp_path: Path) -> None:
         store = SQLiteStore(path)
         record(store, "r1")
         key = StoredKey(id="k", prefix="hr", created_wall=1.0, tenant="a")
-        await store.add_key(key, store.key_hash("hr-secret"))
+        await store.add_key(key, store.key_hash("hr-secret"), by=Actor("test"))
         await store.aclose()
         again = SQLiteStore(path)
         assert await again.find_key(again.key_hash("hr-secret")) == key

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
@@ -31,7 +30,7 @@ class Entry(Struct, kw_only=True):
     """One kept answer.
 
     Times are seconds since 1970. `body` is `encode_reply` of the answer; `vector` the encoded question under the encoder's
-    version `encoder`, empty without one. `cost` is nano-dollars, what asking again would cost, None while unknown; `took` the seconds
+    version `encoder`, empty without one; `signature` what the guards need of it, made when it is first needed. `cost` is nano-dollars, what asking again would cost, None while unknown; `took` the seconds
     that the answer took. `tags` are the asker's, each `name=value`; `documents` the version of what the route quotes from.
     """
 
@@ -54,7 +53,7 @@ class Entry(Struct, kw_only=True):
     hits: int = 0
     vector: bytes = b""
     encoder: str = ""
-    signature: Any = None
+    signature: bytes = b""
 
     @property
     def size(self) -> int:
@@ -63,7 +62,7 @@ class Entry(Struct, kw_only=True):
             OVERHEAD
             + len(self.body)
             + 4 * (len(self.text or "") + len(self.canonical or ""))
-            + 5 * len(self.vector)
+            + 4 * len(self.vector)
         )
 
     @property

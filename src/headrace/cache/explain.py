@@ -44,9 +44,10 @@ def explain(
     shelf = Shelf(1 << 62, new_slab=VectorSlab)
     for entry in entries:
         if entry.text is not None:
-            known = bool(entry.vector) and entry.encoder == matcher.version
-            vector = entry.vector if known else matcher.encode(entry.text)
-            shelf.put(msgspec.structs.replace(entry, exact=entry.id.encode(), scope=_SCOPE, vector=vector))
+            copy = msgspec.structs.replace(entry, exact=entry.id.encode(), scope=_SCOPE)
+            if not copy.vector or copy.encoder != matcher.version:
+                matcher.prepare(copy)
+            shelf.put(copy)
     key = Key(scope=_SCOPE, exact=b"", tenant="", text=question)
     against = "personal" if is_personal(question) else matcher.why_not(key)
     tau = matcher.verifier.tau(max_wrong)

@@ -65,8 +65,8 @@ class Likeness(Protocol):
 
     version: str
 
-    def encode(self, text: str) -> bytes:
-        """The question's vector, as it is kept."""
+    def prepare(self, entry: Entry) -> None:
+        """Give an entry that has a text its vector and the encoder's version."""
 
     def find(self, key: Key, shelf: Shelf, policy: CachePolicy, *, fresh: Callable[[Entry], bool]) -> Found:
         """The best entry of the key's scope."""
@@ -293,7 +293,7 @@ class Cache:
             return
         try:
             if likeness.why_not(key) is None:
-                entry.vector, entry.encoder = likeness.encode(key.text), likeness.version
+                likeness.prepare(entry)
         except Exception:  # noqa: BLE001  (without its vector the entry is found by its words)
             self._failed("encoding a question")
 
@@ -310,7 +310,7 @@ class Cache:
         entry.vector = b""
         try:
             if likeness is not None and entry.text is not None:
-                entry.vector, entry.encoder = likeness.encode(entry.text), likeness.version
+                likeness.prepare(entry)
         except Exception:  # noqa: BLE001  (found by its words then)
             self._failed("encoding a question")
 

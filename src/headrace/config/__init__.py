@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from headrace.config.file import FILE_NAME, check, find, load, wants_colour
 from headrace.config.gateway import with_gateway
+from headrace.config.keys import key_terms
 from headrace.config.known import KnownProvider, known_providers
 from headrace.config.problem import Problem, report
 from headrace.config.secret import Secret
@@ -26,7 +27,7 @@ from headrace.config.settings import (
     Settings,
     StoreSettings,
 )
-from headrace.config.table import MAX_DURATION_S, parse_duration
+from headrace.config.table import MAX_DURATION_S, parse_duration, span_of
 
 __all__ = [
     "FILE_NAME",
@@ -44,10 +45,12 @@ __all__ = [
     "StoreSettings",
     "check",
     "find",
+    "key_terms",
     "known_providers",
     "load",
     "parse_duration",
     "report",
+    "span_of",
     "wants_colour",
     "with_gateway",
 ]

@@ -117,7 +117,7 @@ def _settings(found: Report, source: Path | None, data: Mapping[str, object], cw
     providers = read_providers(found, root)
     budgets = read_budget_settings(root)
     routes = read_routes(found, root, providers, budgets.zone, folder)
-    keys = read_keys(found, root, routes, budgets.zone)
+    keys = read_keys(found, root, routes, providers, budgets.zone)
     settings = Settings(
         source=source,
         providers=MappingProxyType(providers),

@@ -40,7 +40,7 @@ def report(problems: Sequence[Problem], source: Path | None) -> str:
 SECRET_KEYS = frozenset({"value", "api_key", "admin_key"})
 
 
-_CREDENTIAL = re.compile(r"(sk|gsk|xai|pplx|csk|fw|hf|hr|AIza|Bearer)[-_ ]?\w{6,}|\S*://[^/\s]*@")
+_CREDENTIAL = re.compile(r"(sk|gsk|xai|pplx|csk|fw|hf|hr|AIza|Bearer)[-_ ]?[\w-]{6,}|\S*://[^/\s]*@")
 """What a credential in the wrong place looks like: the prefixes that providers give their keys, a password in a URL."""
 
 

@@ -48,6 +48,7 @@ def read_routes(
             mid_stream=table.choice("mid_stream", ("error", "hold", "restart")) or usual.mid_stream,
             hold_tokens=table.integer("hold_tokens", usual.hold_tokens, 1, 100_000),
             hold_s=table.duration("hold_time", usual.hold_s, zero=True),
+            tool_calls=table.choice("tool_calls", ("stream", "whole")) or usual.tool_calls,
             budgets=read_budgets(table, "budget", zone),
             max_cost=nano(table.money("max_cost_usd")),
             downgrade=table.choice("on_limit", ON_LIMIT) == "downgrade",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from headrace.access import KeyTerms
 from headrace.config.secret import Secret
 from headrace.handler import GuardPolicy, Route
 from headrace.types import Budget, Headers, Target
@@ -48,17 +49,11 @@ class ProviderSettings:
         return self.api_key is not None or self.keyless
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeySettings:
-    """A key that the gateway accepts; `routes` are the routes it may ask for, empty for all and for every model."""
+class KeySettings(KeyTerms, frozen=True, kw_only=True):
+    """A key that the gateway accepts, written in the file."""
 
     name: str
     value: Secret
-    tenant: str
-    user: str | None = None
-    team: str | None = None
-    routes: tuple[str, ...] = ()
-    budgets: tuple[Budget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

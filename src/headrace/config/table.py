@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime
 from types import MappingProxyType
 
 from headrace.config.problem import SECRET_KEYS, Report, closest, kind_of, quoted
@@ -20,7 +22,6 @@ _LATER: Mapping[str, frozenset[str]] = MappingProxyType(
         "": frozenset({"deployments", "vectors", "limits", "context", "prompts", "observe"}),
         "routes": frozenset(
             {
-                "tool_calls",
                 "hedge",
                 "limits",
                 "output",
@@ -156,6 +157,24 @@ class Table:
             return default
         return seconds
 
+    def moment(self, name: str, now: float | None = None) -> float | None:
+        """A date or a date and time as seconds since 1970; where `now` is given also a duration from then on, and nothing past."""
+        value = self.take(name)
+        if value is None:
+            return None
+        text = self.found.substitute((*self.path, name), value) if isinstance(value, str) else ""
+        if text is None:
+            return None
+        try:
+            wall = parse_moment(text, now) if text else _wall(value)
+        except ValueError:
+            fix = 'Write "2030-01-31" or "2030-01-31T12:00:00Z"' + ("." if now is None else ', or "30d".')
+            self.wrong(name, "not a date", fix)
+            return None
+        if now is not None and wall <= now:
+            self.wrong(name, "is past", "Name a time to come.")
+        return wall
+
     def texts(self, name: str) -> list[tuple[int, str]]:
         """An array of strings, each with its position."""
         value = self.take(name)
@@ -233,6 +252,29 @@ def parse_duration(text: str) -> float:
         raise ValueError(f"not a duration: {quoted(text)}")
     parts = re.findall(r"([0-9.]+)(ms|s|m|h)", text)
     return math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def span_of(text: str) -> float:
+    """Seconds in `30d` or in a duration such as `12h`. Raises `ValueError` for anything else."""
+    days = re.fullmatch(r"([0-9]{1,5})d", text, re.ASCII)
+    return int(days[1]) * 86_400.0 if days else parse_duration(text)
+
+
+def parse_moment(text: str, now: float | None = None) -> float:
+    """Seconds since 1970 of `2030-01-31` (its beginning) or `2030-01-31T12:00:00Z`; UTC, where no other zone is said. With `now`, also of
+    what `span_of` reads, from then on. Raises `ValueError` for anything else."""
+    if now is not None:
+        with suppress(ValueError):
+            return now + span_of(text)
+    return _wall(datetime.fromisoformat(text))
+
+
+def _wall(value: object) -> float:
+    if not isinstance(value, date):
+        raise ValueError("not a date")
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).timestamp()
 
 
 def nano(dollars: str | None) -> int | None:

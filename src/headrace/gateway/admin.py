@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,12 @@ __all__ = ["overview", "request_report"]
 
 
 def overview(engine: Engine, *, busy: int) -> dict[str, Any]:
-    """Providers, routes and the stack."""
+    """Providers, routes and the stack; circuits and what is under way are those of the worker process that answers."""
     from headrace.engine import LAYERS
 
     settings = engine.settings
     return {
+        "worker": os.getpid(),
         "busy": busy,
         "store": {
             "path": str(settings.store.path) if settings.store.path else None,

@@ -31,6 +31,7 @@ from headrace.handler import Body, Dialect, Request, Stream, assemble
 from headrace.types import Complete, End, Frame, Headers
 
 if TYPE_CHECKING:
+    from headrace.access import KeyRole
     from headrace.clock import Clock, Timer
     from headrace.engine import Engine
     from headrace.gateway.auth import Identity, Keyring
@@ -53,7 +54,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class Answering:
-    """Answers `POST` requests to the model endpoints.
+    """Answers `POST` requests to the model endpoints, of keys with the `roles` that each call states.
 
     Args:
         max_depth: Deepest nesting of JSON in a request.
@@ -67,12 +68,12 @@ class Answering:
         self.keep_alive_s = keep_alive_s
         self.draining = False
 
-    async def __call__(self, exchange: Exchange, dialect: Dialect) -> None:
+    async def __call__(self, exchange: Exchange, dialect: Dialect, roles: frozenset[KeyRole]) -> None:
         engine = self.engine
         call = engine.new_call(dialect=dialect.name)
         status = 499
         try:
-            stream, request = await self._ask(exchange, dialect, call)
+            stream, request = await self._ask(exchange, dialect, call, roles)
             answer = _relay if request.stream else _whole
 
             def ended() -> None:
@@ -102,9 +103,11 @@ class Answering:
         finally:
             call.end(status, engine.clock.now())
 
-    async def _ask(self, exchange: Exchange, dialect: Dialect, call: Call) -> tuple[Stream, Request]:
+    async def _ask(
+        self, exchange: Exchange, dialect: Dialect, call: Call, roles: frozenset[KeyRole]
+    ) -> tuple[Stream, Request]:
         headers = exchange.headers
-        identity = await self.keyring.identify(headers)
+        identity = await self.keyring.admit(headers, roles)
         if self.draining:
             raise ShuttingDown("this gateway is shutting down", retry_after_s=1.0)
         body = exchange.body
@@ -128,8 +131,8 @@ class Answering:
             headers=_forwarded(headers),
             cache_control=headers.get("cache-control", ""),
             timeout_s=_timeout(headers),
-            allowed_routes=identity.routes,
-            budgets=identity.budgets,
+            allowed=identity.allowed,
+            budgets=identity.terms.budgets,
             max_cost=_max_cost(headers),
         )
         return await self.engine.handle(request), request
@@ -137,10 +140,10 @@ class Answering:
 
 def _identify(call: Call, identity: Identity, headers: Mapping[str, str]) -> None:
     call.key_id = identity.key_id
-    call.tenant = identity.tenant
-    call.team = identity.team
+    call.tenant = identity.terms.tenant
+    call.team = identity.terms.team
     # A key's own user is whose budget it spends: the caller does not choose another.
-    call.user = identity.user or headers.get("x-headrace-user") or None
+    call.user = identity.terms.user or headers.get("x-headrace-user") or None
     tags = headers.get("x-headrace-tags")
     if tags:
         call.tags = _tags(tags)

@@ -1,6 +1,6 @@
 """The gateway's application: which path is answered by what, and under whose key.
 
-Default deny: a path that is not in `ROUTES` does not exist, and every route states who may use it.
+Default deny: a path that is not in the table (`headrace.gateway.routes`) does not exist, and every row states who may use it.
 """
 
 from __future__ import annotations
@@ -8,97 +8,49 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from headrace import __version__, dialects
-from headrace.errors import BodyTooLarge, Forbidden, HeadraceError, InvalidRequest, UnknownModel
+from headrace.access import require
+from headrace.errors import BodyTooLarge, HeadraceError, InvalidRequest, NotFound, StoreError
 from headrace.gateway import admin, kept, models, openapi
 from headrace.gateway.answer import JSON_TYPE, Answering, error_headers
-from headrace.gateway.auth import Identity, Keyring
+from headrace.gateway.auth import Identity, Keyring, admit
 from headrace.gateway.count import count_tokens
+from headrace.gateway.keys import KeyAdmin
 from headrace.gateway.metrics import Metrics
+from headrace.gateway.routes import ROUTES, RouteNote, Routes
+from headrace.keys import shown
+from headrace.store import Actor
 
 if TYPE_CHECKING:
     from headrace.engine import Engine
     from headrace.gateway.http import Exchange
     from headrace.handler import Dialect
 
-__all__ = ["ROUTES", "App", "RouteNote"]
+__all__ = ["App"]
 
 logger = logging.getLogger("headrace.gateway")
-
-Access: TypeAlias = Literal["open", "key", "admin"]
 
 _encode = msgspec.json.encode
 
 
-class RouteNote(msgspec.Struct, frozen=True):
-    """One row of the table: what `GET /openapi.json` and the tests of the roles read."""
-
-    method: str
-    path: str
-    access: Access
-    summary: str
-
-
-class _NotFound(HeadraceError):
-    """No such path, or not with this method."""
-
-    kind = "not_found"
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self._status = status
-
-    @property
-    def http_status(self) -> int:
-        return self._status
-
-
-ROUTES: tuple[RouteNote, ...] = (
-    RouteNote("POST", "/v1/chat/completions", "key", "OpenAI chat completions, whole or streamed"),
-    RouteNote("POST", "/v1/messages", "key", "Anthropic Messages, whole or streamed"),
-    RouteNote("POST", "/v1/messages/count_tokens", "key", "Tokens of a Messages request, without sending it"),
-    RouteNote("GET", "/v1/models", "key", "Models and routes, in OpenAI's or Anthropic's shape"),
-    RouteNote("GET", "/v1/models/{model}", "key", "One model"),
-    RouteNote(
-        "GET", "/v1/requests/{id}", "key", "Every attempt of a request of this key's tenant, with its cost"
-    ),
-    RouteNote("GET", "/health", "open", "Whether the process runs and what it is"),
-    RouteNote("GET", "/health/liveness", "open", "Whether the process runs"),
-    RouteNote("GET", "/health/readiness", "open", "Whether requests would be served"),
-    RouteNote("GET", "/docs", "open", "This API, for reading"),
-    RouteNote("GET", "/openapi.json", "open", "This API, for machines"),
-    RouteNote("GET", "/metrics", "admin", "Prometheus metrics"),
-    RouteNote("GET", "/admin", "admin", "What runs: providers, routes, the stack"),
-    RouteNote("GET", "/admin/requests", "admin", "The latest requests"),
-    RouteNote("GET", "/admin/requests/{id}", "admin", "Every attempt of any request"),
-    RouteNote(
-        "GET", "/admin/cache", "admin", "Kept answers of this worker: entries, hits by tier, what was saved"
-    ),
-    RouteNote(
-        "DELETE",
-        "/admin/cache",
-        "admin",
-        "Throw kept answers away: ?tenant=, route, model, tag, documents, prefix, older_than",
-    ),
-    RouteNote("POST", "/admin/cache/explain", "admin", "Why a question is or is not answered from the cache"),
-)
-
 Endpoint: TypeAlias = Callable[["Exchange", Identity | None, str], Awaitable[None]]
+Change: TypeAlias = Callable[["Exchange", Identity, str, Actor], Awaitable[None]]
+"""Changes something, and says who did it in the audit log."""
 
 
 class App:
     """Answers exchanges.
 
     Args:
-        keyring: Whose keys are accepted; `/metrics` and `/admin` need the admin key.
+        keyring: Whose keys are accepted.
+        rows: The table of routes.
     """
 
-    def __init__(self, engine: Engine, keyring: Keyring) -> None:
+    def __init__(self, engine: Engine, keyring: Keyring, rows: tuple[RouteNote, ...] = ROUTES) -> None:
         self.engine = engine
         self.keyring = keyring
         self.busy: Callable[[], int] = lambda: 0
@@ -114,13 +66,16 @@ class App:
         )
         self._openai = dialects.by_name("openai-chat")
         self._anthropic = dialects.by_name("anthropic")
-        self._chats: dict[str, Dialect] = {
-            "/v1/chat/completions": self._openai,
-            "/v1/messages": self._anthropic,
+        self.routes = Routes(rows)
+        chats = {"/v1/chat/completions": self._openai, "/v1/messages": self._anthropic}
+        self._chats = {
+            row.path: (chats[row.path], row.roles)
+            for row in rows
+            if row.method == "POST" and row.path in chats and row.roles is not None
         }
-        self._spec = _encode(openapi.specification(ROUTES, __version__))
-        self._page = openapi.page(ROUTES, __version__).encode()
-        self._access = {(note.method, note.path): note.access for note in ROUTES}
+        self._spec = _encode(openapi.specification(rows, __version__))
+        self._page = openapi.page(rows, __version__).encode()
+        self._keys = KeyAdmin(engine)
         self._endpoints: dict[tuple[str, str], Endpoint] = {
             ("POST", "/v1/messages/count_tokens"): self._count_tokens,
             ("GET", "/v1/models"): self._models,
@@ -136,63 +91,81 @@ class App:
             ("GET", "/admin/requests"): self._admin_requests,
             ("GET", "/admin/requests/{id}"): self._admin_request,
             ("GET", "/admin/cache"): self._admin_cache,
-            ("DELETE", "/admin/cache"): self._admin_cache_purge,
             ("POST", "/admin/cache/explain"): self._admin_cache_explain,
+            ("GET", "/admin/keys"): self._admin_keys,
+            ("GET", "/admin/keys/{id}"): self._admin_key,
+            ("GET", "/admin/audit"): self._admin_audit,
         }
-        self._prefixes = [
-            (method, path.partition("{")[0], path) for method, path in self._endpoints if path.endswith("}")
-        ]
+        self._changes: dict[tuple[str, str], tuple[str, Change]] = {
+            ("POST", "/admin/keys"): ("key.create", self._create_key),
+            ("POST", "/admin/keys/{id}/revoke"): ("key.revoke", self._revoke_key),
+            ("POST", "/admin/keys/{id}/rotate"): ("key.rotate", self._rotate_key),
+            ("DELETE", "/admin/cache"): ("cache.purge", self._admin_cache_purge),
+        }
+        answered = {*self._endpoints, *self._changes, *(("POST", path) for path in chats)}
+        missing = [f"{row.method} {row.path}" for row in rows if (row.method, row.path) not in answered]
+        assert not missing, f"nothing answers {missing}"
 
     def _busy(self) -> int:
         return self.busy()
 
     async def __call__(self, exchange: Exchange) -> None:
-        dialect = self._chats.get(exchange.path) if exchange.method == "POST" else None
-        if dialect is not None:
-            await self.answering(exchange, dialect)
+        chat = self._chats.get(exchange.path) if exchange.method == "POST" else None
+        if chat is not None:
+            await self.answering(exchange, *chat)
         else:
             await self._other(exchange)
 
     async def _other(self, exchange: Exchange) -> None:
+        request_id = self.engine.new_id()
         try:
-            endpoint, path, argument = self._find(exchange)
-            identity: Identity | None = None
-            match self._access[exchange.method if exchange.method != "HEAD" else "GET", path]:
-                case "key":
-                    identity = await self.keyring.identify(exchange.headers)
-                case "admin":
-                    self.keyring.admit_admin(exchange.headers)
-                case "open":
-                    pass
-            await endpoint(exchange, identity, argument)
+            row, argument = self.routes.find(exchange.method, exchange.path)
+            if (change := self._changes.get((row.method, row.path))) is not None:
+                await self._change(exchange, row, argument, request_id, *change)
+                return
+            identity = None
+            if row.roles is not None:
+                identity = await self.keyring.admit(exchange.headers, row.roles)
+            await self._endpoints[row.method, row.path](exchange, identity, argument)
         except HeadraceError as error:
-            self._refuse(exchange, error)
+            self._refuse(exchange, error, request_id)
         except (asyncio.CancelledError, ConnectionResetError):
             raise
         except Exception:
             logger.exception("%s %r failed in Headrace itself", exchange.method, exchange.path)
             if exchange.started:
                 raise
-            self._refuse(exchange, HeadraceError("internal error; the log has the details"))
+            self._refuse(exchange, HeadraceError("internal error; the log has the details"), request_id)
 
-    def _find(self, exchange: Exchange) -> tuple[Endpoint, str, str]:
-        method = "GET" if exchange.method == "HEAD" else exchange.method
-        path = exchange.path
-        endpoint = self._endpoints.get((method, path))
-        if endpoint is not None:
-            return endpoint, path, ""
-        for known, prefix, pattern in self._prefixes:
-            if method == known and path.startswith(prefix) and len(path) > len(prefix):
-                return self._endpoints[known, pattern], pattern, unquote(path[len(prefix) :])
-        methods = sorted(note.method for note in ROUTES if note.path == path)
-        if methods:
-            raise _NotFound(f"{path} takes {', '.join(methods)}, not {exchange.method}", 405)
-        raise _NotFound(f"there is no {path[:200]!r} here; GET /docs lists what there is", 404)
+    async def _change(
+        self,
+        exchange: Exchange,
+        row: RouteNote,
+        argument: str,
+        request_id: str,
+        action: str,
+        change: Change,
+    ) -> None:
+        """Change something for a key that may, and log what it tried also when it may not or it cannot be."""
+        identity = await self.keyring.identify(exchange.headers)
+        by, subject = Actor(identity.key_id, request_id), shown(argument or exchange.query)
+        try:
+            admit(identity, row.roles or frozenset())
+            await change(exchange, identity, argument, by)
+            logger.info("%s %s by %s in %s", action, subject, by.name, request_id)
+        except HeadraceError as error:
+            try:
+                await self.engine.store.add_audit(
+                    by.did(action, subject, self.engine.clock.wall(), result=error.kind)
+                )
+            except StoreError:
+                logger.exception("%s of %s by %s: %s, and no audit log", action, subject, by.name, error.kind)
+            raise
 
     def _dialect(self, path: str) -> Dialect:
         return self._anthropic if path.startswith("/v1/messages") else self._openai
 
-    def _refuse(self, exchange: Exchange, error: HeadraceError) -> None:
+    def _refuse(self, exchange: Exchange, error: HeadraceError, request_id: str) -> None:
         status = error.http_status
         dialect = self._anthropic if _speaks_anthropic(exchange) else self._dialect(exchange.path)
         body = dialect.encode_error(
@@ -211,27 +184,26 @@ class App:
 
     async def _count_tokens(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
         assert identity is not None
-        tokens, headers = await count_tokens(self.engine, self._anthropic, exchange, identity.routes)
+        tokens, headers = await count_tokens(self.engine, self._anthropic, exchange, identity.allowed)
         exchange.respond(200, JSON_TYPE + headers, _encode({"input_tokens": tokens}))
 
     async def _models(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
         assert identity is not None
         make = models.anthropic_list if _speaks_anthropic(exchange) else models.openai_list
-        _json(exchange, make(self.engine, identity.routes))
+        _json(exchange, make(self.engine, identity.allowed))
 
     async def _model(self, exchange: Exchange, identity: Identity | None, name: str) -> None:
         assert identity is not None
         route = self.engine.route(name, "anthropic" if _speaks_anthropic(exchange) else "openai-chat")
-        if identity.routes and route.name not in identity.routes:
-            raise Forbidden(f"this key may use {', '.join(sorted(identity.routes))}, not {name!r}")
+        require(identity.allowed, route.name)
         make = models.anthropic_one if _speaks_anthropic(exchange) else models.openai_one
         _json(exchange, make(self.engine, name))
 
     async def _request(self, exchange: Exchange, identity: Identity | None, request_id: str) -> None:
         assert identity is not None
-        found = await self.engine.store.request(request_id, identity.tenant)
+        found = await self.engine.store.request(request_id, identity.terms.tenant)
         if found is None:
-            raise UnknownModel(f"this key's tenant has no request {request_id[:100]!r}")
+            raise NotFound(f"this key's tenant has no request {request_id[:100]!r}")
         _json(exchange, admin.request_report(found))
 
     async def _health(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
@@ -268,21 +240,52 @@ class App:
     async def _admin_request(self, exchange: Exchange, identity: Identity | None, request_id: str) -> None:
         found = await self.engine.store.request(request_id, None)
         if found is None:
-            raise UnknownModel(f"there is no request {request_id[:100]!r}")
+            raise NotFound(f"there is no request {request_id[:100]!r}")
         _json(exchange, admin.request_report(found))
 
     async def _admin_cache(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
         _json(exchange, kept.report(self.engine))
 
-    async def _admin_cache_purge(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
-        _json(exchange, kept.purged(self.engine, exchange.query))
+    async def _admin_cache_purge(self, exchange: Exchange, identity: Identity, _: str, by: Actor) -> None:
+        gone = kept.purged(self.engine, exchange.query)
+        said = f"{gone['purged']} entries"
+        await self.engine.store.add_audit(
+            by.did("cache.purge", shown(exchange.query) or "all", self.engine.clock.wall(), said)
+        )
+        _changed(exchange, gone, by)
 
     async def _admin_cache_explain(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
         _json(exchange, kept.explained(self.engine, exchange.body))
 
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    async def _admin_keys(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
+        _json(exchange, await self._keys.listed())
+
+    async def _admin_key(self, exchange: Exchange, identity: Identity | None, word: str) -> None:
+        _json(exchange, await self._keys.one(word))
+
+    async def _admin_audit(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
+        _json(exchange, await self._keys.audit(exchange))
+
+    async def _create_key(self, exchange: Exchange, identity: Identity, _: str, by: Actor) -> None:
+        _changed(exchange, await self._keys.create(exchange, identity, by), by)
+
+    async def _rotate_key(self, exchange: Exchange, identity: Identity, word: str, by: Actor) -> None:
+        _changed(exchange, await self._keys.rotate(exchange, identity, word, by), by)
+
+    async def _revoke_key(self, exchange: Exchange, identity: Identity, word: str, by: Actor) -> None:
+        _changed(exchange, await self._keys.revoke(identity, word, by), by)
+
 
 def _json(exchange: Exchange, value: Any) -> None:
     exchange.respond(200, JSON_TYPE, _encode(value))
+
+
+def _changed(exchange: Exchange, value: Any, by: Actor) -> None:
+    """The answer to a change; it may hold a key, so nobody on the way is to keep it."""
+    headers = f"cache-control: no-store\r\nx-request-id: {by.request_id}\r\n".encode()
+    exchange.respond(200, JSON_TYPE + headers, _encode(value))
 
 
 def _speaks_anthropic(exchange: Exchange) -> bool:

@@ -1,43 +1,50 @@
-"""Who is asking: a presented key becomes an identity, or nothing.
+"""Who is asking: a presented key becomes an identity, and may or may not do what it asks.
 
-Keys are compared by their SHA-256 in a dictionary: the time of a lookup tells nothing about a key, and no key is kept in
-plain text after start. Both `Authorization: Bearer` and `x-api-key` are read, since SDK versions differ in what they send.
+Keys are looked up by their HMAC under the store's own secret: what the time of a comparison tells is about a value that nobody
+outside can compute, and no key is kept in plain text after start. Both `Authorization: Bearer` and `x-api-key` are read, since
+SDK versions differ in what they send.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 import msgspec
 
+from headrace.access import KeyRole, KeyTerms
 from headrace.clock import Clock
 from headrace.config import KeySettings, Secret
-from headrace.errors import Forbidden, Unauthorized
+from headrace.errors import Forbidden, KeysUnavailable, StoreError, Unauthorized
 from headrace.store import Store
-from headrace.types import Budget
 
-__all__ = ["Identity", "Keyring"]
+__all__ = ["ADMIN_KEY", "Identity", "Keyring", "admit"]
 
 FRESH_S = 0.5
+"""Seconds for which a worker takes what the store said of a key: a revocation holds everywhere within a second."""
+
 SEEN_LIMIT = 10_000
+
+ADMIN_KEY = "admin_key"
+"""The id of the admin key of the settings; no other key has one like it."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """A key's owner. `routes` empty means all. From `expires_wall` on, seconds since 1970, the key is good no more."""
+    """Whose key it is and what it may. `allowed` are the routes and models it may ask for, empty for all."""
 
     key_id: str
-    tenant: str
-    user: str | None = None
-    team: str | None = None
-    routes: frozenset[str] = frozenset()
-    budgets: tuple[Budget, ...] = ()
-    expires_wall: float | None = None
+    terms: KeyTerms
+    allowed: frozenset[str] = frozenset()
+    revoked_wall: float | None = None
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def admit(identity: Identity, roles: frozenset[KeyRole]) -> None:
+    """Raises `Forbidden` unless the key's role is one of `roles`."""
+    if identity.terms.role not in roles:
+        needed = " or ".join(sorted(roles))
+        raise Forbidden(
+            f"this takes a key with the role {needed}; this one has the role {identity.terms.role}"
+        )
 
 
 def presented(headers: Mapping[str, str]) -> str | None:
@@ -55,68 +62,70 @@ class Keyring:
     A key of the store is looked up again after `FRESH_S`, so that a revocation takes effect within that time in every worker.
     """
 
-    __slots__ = ("_admin", "_clock", "_configured", "_seen", "_store")
+    __slots__ = ("_clock", "_configured", "_seen", "_store")
 
     def __init__(
         self, keys: Iterable[KeySettings], admin_key: Secret | None, *, store: Store, clock: Clock
     ) -> None:
-        self._configured = {
-            _digest(key.value.reveal()): Identity(
-                key_id=key.name,
-                tenant=key.tenant,
-                user=key.user,
-                team=key.team,
-                routes=frozenset(key.routes),
-                budgets=key.budgets,
-            )
-            for key in keys
-        }
-        self._seen: dict[bytes, tuple[float, Identity | None]] = {}
-        self._admin = None if admin_key is None else _digest(admin_key.reveal())
         self._store = store
         self._clock = clock
+        self._configured = {
+            store.key_hash(key.value.reveal()): Identity(key_id=key.name, terms=key, allowed=key.allowed)
+            for key in keys
+        }
+        if admin_key is not None:
+            terms = KeyTerms(tenant=ADMIN_KEY, role="admin")
+            self._configured[store.key_hash(admin_key.reveal())] = Identity(key_id=ADMIN_KEY, terms=terms)
+        self._seen: dict[bytes, tuple[float, Identity | None]] = {}
 
     async def identify(self, headers: Mapping[str, str]) -> Identity:
-        """Raises `Unauthorized` without a key that is ours; the message never repeats what was sent."""
+        """Whose key the request carries.
+
+        Raises:
+            Unauthorized: None, or not one of ours, or no longer; the message never repeats what was sent.
+            KeysUnavailable: The store cannot be asked.
+        """
         key = presented(headers)
         if key is None:
             raise Unauthorized("no API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
-        digest = _digest(key)
-        identity = self._configured.get(digest)
+        hashed = self._store.key_hash(key)
+        identity = self._configured.get(hashed)
         if identity is None:
-            identity = await self._stored(digest, key)
-            if identity is not None and identity.expires_wall is not None:
-                identity = identity if self._clock.wall() < identity.expires_wall else None
+            identity = await self._stored(hashed)
         if identity is None:
             raise Unauthorized("this API key is not known here; it must be one of this gateway's own keys")
+        if identity.revoked_wall is not None:
+            raise Unauthorized("this API key was revoked")
+        expires = identity.terms.expires_wall
+        if expires is not None and self._clock.wall() >= expires:
+            raise Unauthorized(
+                f"this API key expired on {datetime.fromtimestamp(expires, UTC):%Y-%m-%d at %H:%M:%S} UTC"
+            )
         return identity
 
-    async def _stored(self, digest: bytes, key: str) -> Identity | None:
+    async def admit(self, headers: Mapping[str, str], roles: frozenset[KeyRole]) -> Identity:
+        """As `identify`; raises `Forbidden` unless the key's role is one of `roles`."""
+        identity = await self.identify(headers)
+        admit(identity, roles)
+        return identity
+
+    async def _stored(self, hashed: bytes) -> Identity | None:
         now = self._clock.now()
-        seen = self._seen.get(digest)
+        seen = self._seen.get(hashed)
         if seen is not None and now - seen[0] < FRESH_S:
             return seen[1]
-        found = await self._store.find_key(self._store.key_hash(key))
+        try:
+            found = await self._store.find_key(hashed)
+        except StoreError as error:
+            raise KeysUnavailable(
+                "keys cannot be looked up: the store cannot be read", retry_after_s=1.0
+            ) from error
         identity = None
-        if found is not None and found.revoked_wall is None:
+        if found is not None:
             identity = Identity(
-                key_id=found.id,
-                tenant=found.tenant,
-                user=found.user,
-                team=found.team,
-                routes=frozenset(found.routes),
-                budgets=found.budgets,
-                expires_wall=found.expires_wall,
+                key_id=found.id, terms=found, allowed=found.allowed, revoked_wall=found.revoked_wall
             )
         if len(self._seen) >= SEEN_LIMIT:
             self._seen.clear()
-        self._seen[digest] = (now, identity)
+        self._seen[hashed] = (now, identity)
         return identity
-
-    def admit_admin(self, headers: Mapping[str, str]) -> None:
-        """Raises `Unauthorized` or `Forbidden` unless the admin key is presented."""
-        key = presented(headers)
-        if key is None:
-            raise Unauthorized("the admin API needs the admin key: 'Authorization: Bearer KEY'")
-        if self._admin is None or not hmac.compare_digest(_digest(key), self._admin):
-            raise Forbidden("this key is not the admin key")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from headrace.access import require
 from headrace.clock import timeout_at
-from headrace.errors import Forbidden, HeadraceError, Malformed
+from headrace.errors import HeadraceError, Malformed
 from headrace.gateway.depth import check_depth
 from headrace.handler import Body
 from headrace.tokens import estimate_chat
@@ -43,8 +44,7 @@ async def count_tokens(
     body = exchange.body
     check_depth(body, engine.settings.gateway.max_depth)
     route = engine.route(dialect.peek(body).model, dialect.name)
-    if allowed and route.name not in allowed:
-        raise Forbidden(f"this key may use {', '.join(sorted(allowed))}, not {route.name!r}")
+    require(allowed, route.name)
     if route.guard is not None and engine.guard is not None:
         body = engine.guard.redacted(Body(wire=body, dialect=dialect), route.guard)[0].wire or body
     target = route.cascade[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from headrace.access import allows
+
 if TYPE_CHECKING:
     from headrace.engine import Engine
 
@@ -21,7 +23,7 @@ def names(engine: Engine, allowed: frozenset[str]) -> list[str]:
         for model in engine.catalog.models(provider.name)
     ]
     every = [*routes, *direct, "local/default"]
-    return [name for name in every if not allowed or name in allowed]
+    return [name for name in every if allows(allowed, name)]
 
 
 def _openai(name: str, engine: Engine) -> dict[str, Any]:

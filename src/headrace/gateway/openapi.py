@@ -6,6 +6,8 @@ import html
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from headrace.access import ROLES, KeyRole
+
 __all__ = ["page", "specification"]
 
 
@@ -17,16 +19,20 @@ class Note(Protocol):
     @property
     def path(self) -> str: ...
     @property
-    def access(self) -> str: ...
+    def roles(self) -> frozenset[KeyRole] | None: ...
     @property
     def summary(self) -> str: ...
 
 
-ACCESS = {
-    "open": "no key",
-    "key": "a key of this gateway, as `Authorization: Bearer` or `x-api-key`",
-    "admin": "the admin key",
-}
+def _answer(note: Note) -> str:
+    return "JSON" if note.path.startswith("/admin") else "As the official SDK of the dialect expects it"
+
+
+def _who(note: Note) -> str:
+    if note.roles is None:
+        return "no key"
+    return f"a key with the role {', '.join(role for role in ROLES if role in note.roles)}"
+
 
 REQUEST_HEADERS = {
     "x-headrace-timeout": "Seconds for the whole request, over all attempts and waits; shorter than the route's deadline.",
@@ -50,21 +56,23 @@ def specification(routes: Sequence[Note], version: str) -> dict[str, Any]:
     for route in routes:
         operation: dict[str, Any] = {
             "summary": route.summary,
-            "responses": {"200": {"description": "As the official SDK of the dialect expects it"}},
+            "responses": {"200": {"description": _answer(route)}},
         }
-        if route.access != "open":
+        if route.roles is not None:
             operation["security"] = [{"bearer": []}, {"apiKey": []}]
             operation["responses"]["401"] = {"description": "No key, or not one of this gateway's"}
+            operation["responses"]["403"] = {"description": f"Not {_who(route)}"}
         if "{" in route.path:
-            name = route.path.partition("{")[2].rstrip("}")
+            name = route.path.partition("{")[2].partition("}")[0]
             operation["parameters"] = [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             ]
         if route.method == "POST":
             operation["requestBody"] = {
-                "required": True,
+                "required": not route.path.startswith("/admin/keys/"),
                 "content": {"application/json": {"schema": {"type": "object"}}},
             }
+        if route.method == "POST" and route.path.startswith("/v1/"):
             operation["parameters"] = [
                 {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
                 for name, text in REQUEST_HEADERS.items()
@@ -111,7 +119,7 @@ def page(routes: Sequence[Note], version: str) -> str:
         )
         return f"<table><tr>{cells}</tr>{lines}</table>"
 
-    endpoints = [(f"{r.method} {r.path}", r.summary, ACCESS[r.access].replace("`", "")) for r in routes]
+    endpoints = [(f"{r.method} {r.path}", r.summary, _who(r)) for r in routes]
     example = (
         "curl $BASE/v1/chat/completions -H 'authorization: Bearer $KEY' -H 'content-type: application/json' \\\n"
         """  -d '{"model": "ROUTE", "messages": [{"role": "user", "content": "Hello"}]}'"""

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -31,7 +30,8 @@ from headrace.gateway.app import App
 from headrace.gateway.auth import Keyring
 from headrace.gateway.circuits import SharedCircuits
 from headrace.gateway.http import HTTPServer, Limits
-from headrace.store import StoredKey
+from headrace.keys import issue
+from headrace.store import Actor
 
 if TYPE_CHECKING:
     from headrace.store import Store
@@ -122,16 +122,13 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def first_key(store: Store, clock: Clock) -> str | None:
+async def first_key(store: Store, settings: Settings, clock: Clock) -> str | None:
     """Makes the first key of a store that has none; returns it, for the only time. None when there are keys."""
-    if await store.list_keys():
+    if settings.keys or await store.list_keys():
         return None
-    key = f"hr-{secrets.token_urlsafe(32)}"
-    entry = StoredKey(
-        id=f"key_{secrets.token_hex(6)}", prefix=key[:9], created_wall=clock.wall(), tenant="default"
-    )
-    await store.add_key(entry, store.key_hash(key))
-    return key
+    by = Actor("headrace serve")
+    issued = await issue(store, {"tenant": "default"}, settings, now=clock.wall(), by=by)
+    return issued.value.reveal()
 
 
 def run(settings: Settings, *, as_json: bool = False, out: TextIO | None = None) -> int:
@@ -181,7 +178,7 @@ async def _serve(
     for number in STOPS:
         loop.add_signal_handler(number, stop.set)
     engine = Engine(settings)
-    key = await first_key(engine.store, engine.clock) if out is not None and not settings.keys else None
+    key = await first_key(engine.store, settings, engine.clock) if out is not None else None
     gateway = Gateway(settings, sockets=[sock], engine=engine)
     async with gateway:
         if out is not None:
@@ -262,7 +259,7 @@ def _supervise(settings: Settings, sock: socket.socket, out: TextIO, as_json: bo
 async def _prepare(settings: Settings, out: TextIO, sock: socket.socket, as_json: bool) -> int:
     """What is done once, before the workers: migrate the store, make the first key, say what there is."""
     engine = Engine(settings)
-    key = await first_key(engine.store, engine.clock) if not settings.keys else None
+    key = await first_key(engine.store, settings, engine.clock)
     await engine.aclose()
     _announce(settings, sock, key, out, as_json)
     return 0

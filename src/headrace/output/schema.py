@@ -122,7 +122,11 @@ def _shape_of_schema(schema: dict[str, Any]) -> Shape[Any]:
 
     def decode(text: str) -> Any:
         value = _decoded(text)
-        if found := faults(value, plain):
+        try:
+            found = faults(value, plain)
+        except (ValueError, ArithmeticError, RecursionError) as error:  # it refers to itself without end
+            raise Mismatch(f"it cannot be judged: {error}") from None
+        if found:
             raise Mismatch("\n".join(found))
         return value
 

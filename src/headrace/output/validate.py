@@ -46,8 +46,22 @@ _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
 
 
-def refuse_unknown(schema: object, path: str = "#") -> None:
+_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_COUNTS = (
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "minContains",
+    "maxContains",
+)
+
+
+def refuse_unknown(schema: object, path: str = "#", root: object = None) -> None:
     """Raises `ValueError` for a schema that is none, or that asserts what `faults` does not know."""
+    root = schema if root is None else root
     if isinstance(schema, bool):
         return
     if not isinstance(schema, Mapping):
@@ -56,6 +70,8 @@ def refuse_unknown(schema: object, path: str = "#") -> None:
         raise ValueError(f"{path} uses {', '.join(sorted(unknown))}, which is not supported")
     if (ref := schema.get("$ref")) is not None and not (isinstance(ref, str) and ref.startswith("#")):
         raise ValueError(f"{path}/$ref must point into the same schema, not to {ref!r}")
+    if ref is not None:
+        _resolve(root, ref)
     types = schema.get("type", [])
     for name in types if isinstance(types, list) else [types]:
         if name not in _TYPES:
@@ -63,21 +79,40 @@ def refuse_unknown(schema: object, path: str = "#") -> None:
     for name in ("required", "enum"):
         if not isinstance(schema.get(name, []), list):
             raise ValueError(f"{path}/{name} must be a list, not {schema[name]!r:.80}")
+    _refuse_values(schema, path)
     for name in _NESTED:
         inner = schema.get(name, {})
         if not isinstance(inner, Mapping):
             raise ValueError(f"{path}/{name} must be an object, not {inner!r:.80}")
         for key, value in inner.items():
-            refuse_unknown(value, f"{path}/{name}/{key}")
+            refuse_unknown(value, f"{path}/{name}/{key}", root)
     for name in _LISTS:
         options = schema.get(name, [])
         if not isinstance(options, list):
             raise ValueError(f"{path}/{name} must be a list, not {options!r:.80}")
         for index, value in enumerate(options):
-            refuse_unknown(value, f"{path}/{name}/{index}")
+            refuse_unknown(value, f"{path}/{name}/{index}", root)
     for name in _SINGLE:
         if name in schema and not isinstance(schema[name], list):
-            refuse_unknown(schema[name], f"{path}/{name}")
+            refuse_unknown(schema[name], f"{path}/{name}", root)
+
+
+def _refuse_values(schema: Mapping[str, Any], path: str) -> None:
+    for name in (*_NUMBERS, *_COUNTS):
+        value = schema.get(name, 1)
+        if not _TYPES["number" if name in _NUMBERS else "integer"](value) or (
+            name == "multipleOf" and value <= 0
+        ):
+            raise ValueError(f"{path}/{name} must be a number, not {value!r:.80}")
+    needed = schema.get("dependentRequired", {})
+    if not isinstance(needed, Mapping) or not all(isinstance(names, list) for names in needed.values()):
+        raise ValueError(f"{path}/dependentRequired must be an object of lists, not {needed!r:.80}")
+    patterns = schema.get("patternProperties", {})
+    for pattern in (schema.get("pattern", ""), *(patterns if isinstance(patterns, Mapping) else ())):
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError, RecursionError, OverflowError) as error:
+            raise ValueError(f"{path}: the pattern {pattern!r:.80} is not one of Python's: {error}") from None
 
 
 def faults(value: object, schema: Mapping[str, Any] | bool) -> list[str]:

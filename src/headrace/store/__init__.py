@@ -12,9 +12,10 @@ from typing import Protocol
 from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Worker
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.store.memory import MemoryStore
-from headrace.store.rows import AttemptRow, AuditRow, StoredCircuit, StoredKey, StoredRequest
+from headrace.store.rows import Actor, AttemptRow, AuditRow, StoredCircuit, StoredKey, StoredRequest
 
 __all__ = [
+    "Actor",
     "AttemptRow",
     "AuditRow",
     "MemoryStore",
@@ -72,20 +73,25 @@ class Store(Protocol):
     def key_hash(self, key: str) -> bytes:
         """HMAC-SHA256 of a presented key under this store's own secret; what `find_key` looks for."""
 
-    async def add_key(self, key: StoredKey, hash: bytes, *, by: str = "headrace") -> None:  # noqa: A002
+    async def add_key(self, key: StoredKey, hash: bytes, *, by: Actor) -> None:  # noqa: A002
         """Keep a key; it is durable on return, and so is the line in the audit log that `by` made it.
 
         Raises:
-            StoreError: There is one with that id or hash, or it could not be written.
+            Conflict: There is one with that id or hash, or one that is not revoked with that name.
+            StoreError: It could not be written.
         """
 
     async def find_key(self, hash: bytes) -> StoredKey | None:  # noqa: A002
-        """The key with that hash, revoked or not."""
+        """The key with that hash, revoked or not. By its former value it is found as one that expires when that does.
+
+        Raises:
+            StoreError: It could not be read.
+        """
 
     async def list_keys(self) -> list[StoredKey]:
         """All keys, the oldest first."""
 
-    async def revoke_key(self, id: str, now: float, *, by: str = "headrace") -> bool:  # noqa: A002
+    async def revoke_key(self, key_id: str, now: float, *, by: Actor) -> bool:
         """Revoke at wall time `now`, durable on return; False if there is no such key or it was revoked before.
 
         Raises:
@@ -93,17 +99,24 @@ class Store(Protocol):
         """
 
     async def rotate_key(
-        self, key_id: str, new_hash: bytes, prefix: str, now: float, *, by: str = "headrace"
+        self, key_id: str, new_hash: bytes, prefix: str, now: float, *, until: float, by: Actor
     ) -> bool:
-        """Give the key a new value in place of its old one, which is good no more; durable on return. False if there is no such
-        key or it is revoked.
+        """Give the key a new value; the one it had is good until wall time `until` (`now`: no more), one before that no more.
+        Durable on return. False if there is no such key or it is revoked.
 
         Raises:
             StoreError: It could not be written.
         """
 
-    async def audit(self, limit: int) -> list[AuditRow]:
-        """The last `limit` lines of the audit log, the newest first."""
+    async def add_audit(self, row: AuditRow) -> None:
+        """Append a line to the audit log: what was tried and did not come about. What does is logged with it.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+
+    async def audit(self, limit: int, subject: str | None = None) -> list[AuditRow]:
+        """The last `limit` lines of the audit log, the newest first; of one key (its id), or of all."""
 
     async def lease(self, worker: Worker, asks: Sequence[Sequence[Demand]], now: float) -> Leased:
         """Grant a worker money and tokens from budgets (`headrace.budget.leases.decide`); durable on return.

@@ -13,8 +13,9 @@ import msgspec
 
 from headrace.budget.leases import Balance, Book, Charge, Demand, Hold, Leased, Worker
 from headrace.call import Attempt, Call, Nanodollars
-from headrace.errors import StoreError
+from headrace.errors import Conflict, StoreError
 from headrace.store.rows import (
+    Actor,
     AttemptRow,
     AuditRow,
     StoredCircuit,
@@ -52,6 +53,7 @@ class MemoryStore:
         self._keep = keep
         self._entries: OrderedDict[tuple[str, str | None, float], _Entry] = OrderedDict()
         self._keys: dict[bytes, StoredKey] = {}
+        self._former: dict[bytes, bytes] = {}
         self._audit: list[AuditRow] = []
         self._book = Book()
         self._secret = secrets.token_bytes(32)
@@ -117,47 +119,66 @@ class MemoryStore:
     def key_hash(self, key: str) -> bytes:
         return hmac.digest(self._secret, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
 
-    async def add_key(self, key: StoredKey, hash: bytes, *, by: str = "headrace") -> None:  # noqa: A002
+    async def add_key(self, key: StoredKey, hash: bytes, *, by: Actor) -> None:  # noqa: A002
         with self._lock:
-            if hash in self._keys or any(other.id == key.id for other in self._keys.values()):
-                raise StoreError(f"there is a key {key.id!r} already, or one with the same value")
+            for held, other in self._keys.items():
+                named = key.name is not None and other.name == key.name and other.revoked_wall is None
+                if held == hash or other.id == key.id or named:
+                    raise Conflict(f"there is a key {key.name or key.id!r} already")
             self._keys[hash] = key
-            self._log(key.created_wall, by, "key.create", key.id, f"prefix {key.prefix}, tenant {key.tenant}")
-
-    def _log(self, now: float, actor: str, action: str, subject: str, detail: str | None = None) -> None:
-        self._audit.append(AuditRow(at_wall=now, actor=actor, action=action, subject=subject, detail=detail))
+            self._audit.append(by.did("key.create", key.id, key.created_wall, key.summary))
 
     async def find_key(self, hash: bytes) -> StoredKey | None:  # noqa: A002
-        return self._keys.get(hash)
+        with self._lock:
+            if (key := self._keys.get(hash)) is not None:
+                return key
+            former = self._former.get(hash)
+            return None if former is None else self._keys[former].by_former_value()
 
     async def list_keys(self) -> list[StoredKey]:
         with self._lock:
             return sorted(self._keys.values(), key=lambda key: (key.created_wall, key.id))
 
-    async def revoke_key(self, id: str, now: float, *, by: str = "headrace") -> bool:  # noqa: A002
+    async def revoke_key(self, key_id: str, now: float, *, by: Actor) -> bool:
         with self._lock:
-            for hash_, key in self._keys.items():
-                if key.id == id and key.revoked_wall is None:
-                    self._keys[hash_] = msgspec.structs.replace(key, revoked_wall=now)
-                    self._log(now, by, "key.revoke", id)
-                    return True
-        return False
+            if (held := self._good(key_id)) is None:
+                return False
+            self._keys[held] = msgspec.structs.replace(self._keys[held], revoked_wall=now)
+            self._audit.append(by.did("key.revoke", key_id, now))
+            return True
 
     async def rotate_key(
-        self, key_id: str, new_hash: bytes, prefix: str, now: float, *, by: str = "headrace"
+        self, key_id: str, new_hash: bytes, prefix: str, now: float, *, until: float, by: Actor
     ) -> bool:
         with self._lock:
-            for hash_, key in self._keys.items():
-                if key.id == key_id and key.revoked_wall is None:
-                    del self._keys[hash_]
-                    self._keys[new_hash] = msgspec.structs.replace(key, prefix=prefix)
-                    self._log(now, by, "key.rotate", key_id, f"prefix {prefix}")
-                    return True
-        return False
+            if (held := self._good(key_id)) is None:
+                return False
+            lasting = until > now
+            key = self._keys.pop(held)
+            self._former = {old: new for old, new in self._former.items() if new != held}
+            if lasting:
+                self._former[held] = new_hash
+            self._keys[new_hash] = msgspec.structs.replace(
+                key, prefix=prefix, old_until_wall=until if lasting else None
+            )
+            said = f"prefix {prefix}, the former value ends in {max(0.0, until - now):g} s"
+            self._audit.append(by.did("key.rotate", key_id, now, said))
+            return True
 
-    async def audit(self, limit: int) -> list[AuditRow]:
+    def _good(self, key_id: str) -> bytes | None:
+        """The hash of the key with that id, unless it is revoked."""
+        return next(
+            (h for h, key in self._keys.items() if key.id == key_id and key.revoked_wall is None), None
+        )
+
+    async def add_audit(self, row: AuditRow) -> None:
         with self._lock:
-            return self._audit[: -limit - 1 : -1]
+            self._audit.append(row)
+
+    async def audit(self, limit: int, subject: str | None = None) -> list[AuditRow]:
+        with self._lock:
+            rows = [row for row in reversed(self._audit) if subject in (None, row.subject)]
+        return rows[:limit]
 
     async def lease(self, worker: Worker, asks: Sequence[Sequence[Demand]], now: float) -> Leased:
         if self._closed:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from headrace.access import KeyTerms
 from headrace.call import Attempt, Call, Nanodollars
-from headrace.types import Budget
 
 __all__ = [
     "LOST",
+    "Actor",
     "AttemptRow",
     "AuditRow",
     "StoredCircuit",
@@ -120,33 +121,70 @@ class StoredCircuit(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
+class StoredKey(KeyTerms, frozen=True, kw_only=True):
     """A key that callers present; the key itself is not kept, only its keyed hash, and that is not shown.
 
-    `prefix` is its beginning, enough for a person to recognise it. `routes` empty means all. `revoked_wall` is None while
-    it is good; from `expires_wall` on it is not. Its spend is kept under its id, so rotating it changes nothing there.
+    `prefix` is its beginning, enough for a person to recognise it; of two keys that are not revoked only one has a `name`.
+    `revoked_wall` is None while it is good. `old_until_wall` is until when the value before the last rotation is good too. Spend is kept
+    under `id`, so rotating a key changes nothing there.
     """
 
     id: str
     prefix: str
     created_wall: float
-    tenant: str
-    user: str | None = None
-    team: str | None = None
-    routes: tuple[str, ...] = ()
+    name: str | None = None
     revoked_wall: float | None = None
-    expires_wall: float | None = None
-    budgets: tuple[Budget, ...] = ()
+    old_until_wall: float | None = None
+
+    @property
+    def summary(self) -> str:
+        """One line for the audit log."""
+        parts = [f"prefix {self.prefix}", f"role {self.role}", f"tenant {self.tenant}"]
+        parts += [f"{what} {value}" for what in ("name", "user", "team") if (value := getattr(self, what))]
+        parts += [f"may use {', '.join(names)}" for names in ((*self.routes, *self.models),) if names]
+        return ", ".join(parts)
+
+    def by_former_value(self) -> StoredKey:
+        """The key as one is to take it who presents its former value: it expires when that does."""
+        ends = [wall for wall in (self.expires_wall, self.old_until_wall) if wall is not None]
+        return msgspec.structs.replace(self, expires_wall=min(ends))
 
 
 class AuditRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Who did what to which key, and when; never changed and never deleted. `detail` has no secret in it."""
+    """Who did what to which key, when, and what came of it; never changed and never deleted.
+
+    `actor` is the id of a key, `admin_key` for the one of the settings, or `cli:USER`. `result` is `ok` or the kind of the error.
+    `request_id` is that of the admin request. `detail` has no secret in it.
+    """
 
     at_wall: float
     actor: str
     action: str
     subject: str
+    result: str = "ok"
+    request_id: str | None = None
     detail: str | None = None
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who changes something, and in which request, for the audit log."""
+
+    name: str
+    request_id: str | None = None
+
+    def did(
+        self, action: str, subject: str, now: float, detail: str | None = None, *, result: str = "ok"
+    ) -> AuditRow:
+        """The line that says so."""
+        return AuditRow(
+            at_wall=now,
+            actor=self.name,
+            action=action,
+            subject=subject,
+            result=result,
+            request_id=self.request_id,
+            detail=detail,
+        )
 
 
 _NO_TAGS: dict[str, str] = {}

@@ -157,6 +157,18 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "DROP TABLE budget_workers",
         "CREATE TABLE budget_workers (worker TEXT PRIMARY KEY, journal TEXT NOT NULL) WITHOUT ROWID",
     ),
+    (
+        "ALTER TABLE keys ADD COLUMN name TEXT",
+        "ALTER TABLE keys ADD COLUMN role TEXT NOT NULL DEFAULT 'caller'",
+        "ALTER TABLE keys ADD COLUMN models TEXT",
+        "ALTER TABLE keys ADD COLUMN old_hash BLOB",
+        "ALTER TABLE keys ADD COLUMN old_until_wall REAL",
+        "CREATE UNIQUE INDEX keys_old_hash ON keys (old_hash)",
+        "CREATE UNIQUE INDEX keys_name ON keys (name) WHERE revoked_wall IS NULL",
+        "ALTER TABLE audit ADD COLUMN result TEXT NOT NULL DEFAULT 'ok'",
+        "ALTER TABLE audit ADD COLUMN request_id TEXT",
+        "CREATE INDEX audit_subject ON audit (subject)",
+    ),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 

@@ -25,15 +25,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-import msgspec
-
 from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Worker
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import StoreError
-from headrace.store import budgets, circuits, ledger
+from headrace.store import budgets, circuits, keys, ledger
 from headrace.store.journal import Charged, Journal, Started
 from headrace.store.recovery import TAKEN, positioned, recover
 from headrace.store.rows import (
+    Actor,
     AttemptRow,
     AuditRow,
     StoredCircuit,
@@ -44,7 +43,6 @@ from headrace.store.rows import (
     request_row,
 )
 from headrace.store.schema import SYNCHRONOUS, connect, prepare, synchronize
-from headrace.types import Budget
 
 __all__ = ["SQLiteStore"]
 
@@ -59,12 +57,6 @@ RETRY_S = (0.1, 5.0)
 
 _log = logging.getLogger("headrace.store")
 _T = TypeVar("_T")
-
-_KEY_COLUMNS = StoredKey.__struct_fields__
-_AUDIT_COLUMNS = AuditRow.__struct_fields__
-_INSERT_KEY = ledger.insert_into("keys", (*_KEY_COLUMNS, "hash"))
-_INSERT_AUDIT = ledger.insert_into("audit", _AUDIT_COLUMNS)
-_SELECT_KEY = f"SELECT {', '.join(_KEY_COLUMNS)} FROM keys"  # noqa: S608
 
 
 class _Task:
@@ -295,66 +287,30 @@ class SQLiteStore:
     def key_hash(self, key: str) -> bytes:
         return hmac.digest(self._secret, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
 
-    async def add_key(self, key: StoredKey, hash: bytes, *, by: str = "headrace") -> None:  # noqa: A002
-        values = msgspec.structs.asdict(key) | {
-            "routes": ledger.to_json(key.routes),
-            "budgets": _budgets_json(key.budgets),
-            "hash": hash,
-        }
-
-        def work(connection: sqlite3.Connection) -> None:
-            try:
-                connection.execute(_INSERT_KEY, tuple(values[name] for name in (*_KEY_COLUMNS, "hash")))
-            except sqlite3.IntegrityError as error:
-                raise StoreError(f"there is a key {key.id!r} already, or one with the same value") from error
-            _audit(
-                connection,
-                key.created_wall,
-                by,
-                "key.create",
-                key.id,
-                f"prefix {key.prefix}, tenant {key.tenant}",
-            )
-
-        await self._run(work)
+    async def add_key(self, key: StoredKey, hash: bytes, *, by: Actor) -> None:  # noqa: A002
+        await self._run(lambda connection: keys.add(connection, key, hash, by))
 
     async def find_key(self, hash: bytes) -> StoredKey | None:  # noqa: A002
-        row = await self._read(lambda c: c.execute(f"{_SELECT_KEY} WHERE hash = ?", (hash,)).fetchone())
-        return None if row is None else _key(row)
+        return await self._read(lambda connection: keys.find(connection, hash))
 
     async def list_keys(self) -> list[StoredKey]:
-        rows = await self._read(lambda c: c.execute(f"{_SELECT_KEY} ORDER BY created_wall, id").fetchall())
-        return [_key(row) for row in rows]
+        return await self._read(keys.listed)
 
-    async def revoke_key(self, id: str, now: float, *, by: str = "headrace") -> bool:  # noqa: A002
-        def work(connection: sqlite3.Connection) -> bool:
-            done = connection.execute(
-                "UPDATE keys SET revoked_wall = ? WHERE id = ? AND revoked_wall IS NULL", (now, id)
-            )
-            if done.rowcount == 1:
-                _audit(connection, now, by, "key.revoke", id)
-            return done.rowcount == 1
-
-        return await self._run(work)
+    async def revoke_key(self, key_id: str, now: float, *, by: Actor) -> bool:
+        return await self._run(lambda connection: keys.revoke(connection, key_id, now, by))
 
     async def rotate_key(
-        self, key_id: str, new_hash: bytes, prefix: str, now: float, *, by: str = "headrace"
+        self, key_id: str, new_hash: bytes, prefix: str, now: float, *, until: float, by: Actor
     ) -> bool:
-        def work(connection: sqlite3.Connection) -> bool:
-            done = connection.execute(
-                "UPDATE keys SET hash = ?, prefix = ? WHERE id = ? AND revoked_wall IS NULL",
-                (new_hash, prefix, key_id),
-            )
-            if done.rowcount == 1:
-                _audit(connection, now, by, "key.rotate", key_id, f"prefix {prefix}")
-            return done.rowcount == 1
+        return await self._run(
+            lambda connection: keys.rotate(connection, key_id, new_hash, prefix, now, until, by)
+        )
 
-        return await self._run(work)
+    async def add_audit(self, row: AuditRow) -> None:
+        await self._run(lambda connection: keys.log(connection, row))
 
-    async def audit(self, limit: int) -> list[AuditRow]:
-        query = f"SELECT {', '.join(_AUDIT_COLUMNS)} FROM audit ORDER BY id DESC LIMIT ?"  # noqa: S608
-        rows = await self._read(lambda c: c.execute(query, (limit,)).fetchall())
-        return [AuditRow(**dict(zip(_AUDIT_COLUMNS, row, strict=True))) for row in rows]
+    async def audit(self, limit: int, subject: str | None = None) -> list[AuditRow]:
+        return await self._read(lambda connection: keys.audit(connection, limit, subject))
 
     # --- budgets -------------------------------------------------------------------------------------------------------
 
@@ -581,28 +537,3 @@ def _rolled_back(connection: sqlite3.Connection) -> None:
     # Some errors (a full disk) have rolled back already.
     if connection.in_transaction:
         connection.execute("ROLLBACK")
-
-
-# --- keys to rows and back --------------------------------------------------------------------------------------------
-
-
-def _key(row: tuple[Any, ...]) -> StoredKey:
-    values = dict(zip(_KEY_COLUMNS, row, strict=True))
-    text = values["budgets"]
-    limits = () if text is None else msgspec.json.decode(text, type=tuple[Budget, ...])
-    return StoredKey(**values | {"routes": ledger.to_texts(values["routes"]), "budgets": limits})
-
-
-def _budgets_json(limits: tuple[Budget, ...]) -> str | None:
-    return msgspec.json.encode(limits).decode() if limits else None
-
-
-def _audit(
-    connection: sqlite3.Connection,
-    now: float,
-    actor: str,
-    action: str,
-    subject: str,
-    detail: str | None = None,
-) -> None:
-    connection.execute(_INSERT_AUDIT, (now, actor, action, subject, detail))
