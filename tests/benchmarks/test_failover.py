@@ -78,9 +78,12 @@ def test_the_other_verdicts() -> None:
 
 
 def test_a_short_run() -> None:
-    """Some of the faults, twenty times as fast: the careful route passes all, the default has no failure and its cuts are safe."""
+    """Some of the faults, ten times as fast: the careful route passes all, the default has no failure and its cuts are safe.
+
+    One fault after the other: all at once are more than a busy machine answers within the deadlines.
+    """
     only = ("S01", "S06", "S08", "S11", "S13", "S14", "S16")
-    rows = asyncio.run(failover.run(failover.cases(only), faster=20.0))
+    rows = [row for name in only for row in asyncio.run(failover.run(failover.cases((name,)), faster=10.0))]
     assert len(rows) == len(only) * 2 * 8
     assert [row for row in rows if row.route == "careful" and row.verdict != "pass"] == []
     assert [row for row in rows if row.verdict == "fail"] == []
