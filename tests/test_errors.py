@@ -29,6 +29,7 @@ ACTIONS: dict[str, What] = {
     "Transient": What.RETRY,
     "CircuitOpen": What.NEXT,  # not asked at all
     "CredentialsInvalid": What.NEXT,  # auth: next credential
+    "CredentialsMissing": What.NEXT,  # not asked
     "QuotaExhausted": What.NEXT,  # money gone
     "ModelNotFound": What.NEXT,
     "ContextTooLong": What.NEXT,  # too long: a longer window

@@ -415,17 +415,18 @@ def test_errors_are_typed_and_final(gate: Gate, client: str, provider: str, stre
 
 @pairs
 def test_a_provider_that_does_not_take_our_key(gate: Gate, client: str, provider: str) -> None:
-    """Our key at the provider is not the client's: it reads what failed, as a 502 and never as its own 401 or 403, without any
-    part of a key, after one attempt."""
+    """Our key at the provider is not the client's: it reads what failed and a header says that it is not its own, without any part of
+    a key, after one attempt."""
     module: Any = openai if client == "openai" else anthropic
     for status in (401, 403):
         gate.fresh()
         gate.provider.default = Status(
             status, body={"error": {"message": f"Incorrect API key provided: {UPSTREAM}", "type": "x"}}
         )
-        with pytest.raises(module.InternalServerError) as caught:
+        with pytest.raises(module.APIStatusError) as caught:
             say(gate, client, f"{provider}/m")
-        assert caught.value.status_code == 502
+        assert caught.value.status_code == status
+        assert caught.value.response.headers["x-headrace-error"] == "all_targets_failed"
         assert "credentials_invalid" in str(caught.value)
         assert "canary" not in str(caught.value) + repr(caught.value.body) + repr(
             caught.value.response.headers

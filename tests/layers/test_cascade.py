@@ -247,7 +247,7 @@ def test_a_provider_without_a_key_is_passed_over() -> None:
     house.provider.on(B, always=CredentialsInvalid("refused", http=401))
     with pytest.raises(AllTargetsFailed) as spent:
         house.run(house.ask(request(A, B, house=house)))
-    assert spent.value.http_status == 502
+    assert spent.value.http_status == 401
     assert "credentials_missing" in spent.value.report()
 
 
@@ -461,17 +461,20 @@ def test_full_jitter_is_within_its_interval(attempt: int, chance: float) -> None
 
 
 def test_spent_status_table() -> None:
-    """429 if all were rate limited, 504 at the deadline, 502 for our own accounts, the shared 4xx if all agree, else 503."""
+    """429 if all were rate limited, 504 at the deadline, the shared 4xx if all agree, 502 if none could be asked, else 503."""
     limited, busy = ProviderRateLimited("x", http=429), ProviderOverloaded("x", http=529)
     lost, forbidden = ModelNotFound("x", http=404), CredentialsInvalid("x", http=403)
     assert spent_status([limited, limited], deadline_passed=False) == 429
     assert spent_status([limited, busy], deadline_passed=False) == 503
     assert spent_status([lost, lost], deadline_passed=False) == 404
     broke = QuotaExhausted("x", http=429)
-    assert spent_status([forbidden], deadline_passed=False) == 502
-    assert spent_status([forbidden, broke], deadline_passed=False) == 502
+    assert spent_status([forbidden], deadline_passed=False) == 403
+    assert spent_status([forbidden, broke], deadline_passed=False) == 503
     assert spent_status([forbidden, limited], deadline_passed=False) == 503
-    assert spent_status([QuotaExhausted("x", http=402)], deadline_passed=False) == 502
+    assert spent_status([QuotaExhausted("x", http=402)], deadline_passed=False) == 402
+    keyless = CredentialsMissing("x")
+    assert spent_status([keyless, keyless], deadline_passed=False) == 502
+    assert spent_status([keyless, forbidden], deadline_passed=False) == 403
     assert spent_status([lost, forbidden], deadline_passed=False) == 503
     assert spent_status([busy], deadline_passed=True) == 504
     assert spent_status([ProviderTimeout("x")], deadline_passed=False) == 503

@@ -393,8 +393,11 @@ def _is_object(body: bytes) -> bool:
 
 
 def error_headers(error: HeadraceError) -> bytes:
-    """Tells the official SDKs whether to ask again: what the cascade has spent is not retried by the client too."""
-    lines: list[str] = []
+    """Tells the official SDKs whether to ask again: what the cascade has spent is not retried by the client too.
+
+    `x-headrace-error` is the kind in one word: a 401 of a provider (`all_targets_failed`) is not one of ours (`unauthorized`).
+    """
+    lines = [f"x-headrace-error: {error.kind}\r\n"]
     if isinstance(error, AllTargetsFailed | BudgetExceeded | ProviderError) or not isinstance(error, Refused):
         lines.append("x-should-retry: false\r\n")
     wait = getattr(error, "retry_after_s", None)

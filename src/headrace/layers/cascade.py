@@ -17,12 +17,11 @@ from headrace.clock import Clock
 from headrace.errors import (
     AllTargetsFailed,
     BudgetExceeded,
-    CredentialsInvalid,
+    CredentialsMissing,
     HeadraceError,
     InvalidOutput,
     ProviderError,
     ProviderRateLimited,
-    QuotaExhausted,
     What,
     disposition,
 )
@@ -36,17 +35,17 @@ __all__ = ["Cascade", "spent_status"]
 def spent_status(errors: Sequence[ProviderError], *, deadline_passed: bool) -> int:
     """The HTTP status once every level is spent; pure.
 
-    429 if all were rate limited, 504 at the deadline, 502 if our own accounts are at fault at all of them (a key that is missing or
-    refused, no money: never the caller's 401, 403 or 402), the shared 4xx if all agree on one, else 503.
+    429 if all were rate limited, 504 at the deadline, the shared 4xx if all providers that were asked agree on one, 502 if none could be
+    asked for want of a key, else 503.
     """
-    ours = [isinstance(error, CredentialsInvalid | QuotaExhausted) for error in errors]
     if errors and all(isinstance(error, ProviderRateLimited) or error.http_status == 429 for error in errors):
         return 429
     if deadline_passed:
         return 504
-    if any(ours):
-        return 502 if all(ours) else 503
-    statuses = {error.http if error.http is not None else error.http_status for error in errors}
+    asked = [error for error in errors if not isinstance(error, CredentialsMissing)]
+    if errors and not asked:
+        return 502
+    statuses = {error.http if error.http is not None else error.http_status for error in asked}
     if len(statuses) == 1 and 400 <= (status := statuses.pop()) < 500:
         return status
     return 503
