@@ -113,6 +113,7 @@ def test_what_never_reaches_a_client(
         "x-headrace-attempts",
         "x-headrace-target",
         "x-headrace-cost-usd",
+        "x-headrace-error",
         "x-headrace-warnings",
     }
     assert got.headers.keys() <= usual
