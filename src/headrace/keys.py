@@ -31,6 +31,7 @@ __all__ = [
     "issue",
     "issued_members",
     "key_members",
+    "moment",
     "revoke",
     "rotate",
     "shown",
@@ -112,7 +113,7 @@ async def revoke(store: Store, key: StoredKey, *, now: float, by: Actor) -> Stor
 
 
 async def find(store: Store, word: str, settings: Settings | None = None) -> StoredKey:
-    """The key whose id, value or name (that of one which is not revoked) is `word`.
+    """The key whose id, value or name is `word`; of several with a name, the one that is not revoked, or was made last.
 
     Raises:
         NotFound: There is none.
@@ -131,6 +132,9 @@ async def find(store: Store, word: str, settings: Settings | None = None) -> Sto
             return key
     if settings is not None and word in settings.keys:
         raise Conflict(f"key {word!r} stands in the configuration: change it there")
+    for key in reversed(listed):
+        if key.name == word:
+            return key
     raise NotFound(
         "there is no key with this value"
         if value

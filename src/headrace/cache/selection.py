@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from headrace.cache.entry import Entry
 
@@ -28,6 +29,14 @@ class Selection(Struct, frozen=True, kw_only=True):
     documents: str | None = None
     prefix: str | None = None
     before: float | None = None
+
+    @property
+    def described(self) -> str:
+        """What is said, for a log that is kept for good: without the words of a question."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.prefix is not None:
+            said["prefix"] = "..."
+        return "&".join(f"{name}={value}" for name, value in said.items()) or "all"
 
     def takes(self, entry: Entry) -> bool:
         """Whether `entry` is meant; pure."""

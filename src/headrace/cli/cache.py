@@ -14,6 +14,7 @@ from headrace.cache.selection import Selection
 from headrace.cache.stores import sqlite as store
 from headrace.cli import options
 from headrace.cli.console import Console
+from headrace.cli.storage import opened, whoami
 from headrace.clock import SystemClock
 from headrace.config import Settings
 from headrace.errors import ConfigError
@@ -117,7 +118,8 @@ def throw_away(
 
     Exit codes: 0 done, 2 the settings are wrong or there is no file.
     """
-    console, file = Console(as_json=as_json), _file(path)[0]
+    console = Console(as_json=as_json)
+    file, settings = _file(path)
     try:
         age = None if older_than is None else config.parse_duration(older_than)
     except ValueError as error:
@@ -135,6 +137,8 @@ def throw_away(
         count = store.purge(file, selection)
     except sqlite3.Error as error:
         raise ConfigError(f"the cache file {file} cannot be written: {error}") from error
+    said = whoami().did("cache.purge", selection.described, SystemClock.wall(), f"{count} entries")
+    opened(settings, lambda store: store.add_audit(said))
     if as_json:
         console.json({"purged": count})
         return

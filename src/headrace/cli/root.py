@@ -15,6 +15,7 @@ from headrace.cli.console import Console, error_members
 from headrace.cli.conversation import ask, chat
 from headrace.cli.diagnosis import doctor
 from headrace.cli.explain import explain
+from headrace.cli.keys import keys
 from headrace.cli.models import models
 from headrace.cli.prompts import prompts
 from headrace.cli.server import serve
@@ -61,7 +62,7 @@ def headrace() -> None:
     """
 
 
-for _verb in (serve, ask, chat, models, prompts, cache, check, explain, stack, doctor):
+for _verb in (serve, ask, chat, models, keys, prompts, cache, check, explain, stack, doctor):
     headrace.add_command(_verb)
 
 

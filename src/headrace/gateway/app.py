@@ -148,7 +148,7 @@ class App:
     ) -> None:
         """Change something for a key that may, and log what it tried also when it may not or it cannot be."""
         identity = await self.keyring.identify(exchange.headers)
-        by, subject = Actor(identity.key_id, request_id), shown(argument or exchange.query)
+        by, subject = Actor(identity.key_id, request_id), shown(argument)
         try:
             admit(identity, row.roles or frozenset())
             await change(exchange, identity, argument, by)
@@ -247,11 +247,12 @@ class App:
         _json(exchange, kept.report(self.engine))
 
     async def _admin_cache_purge(self, exchange: Exchange, identity: Identity, _: str, by: Actor) -> None:
-        gone = kept.purged(self.engine, exchange.query)
-        said = f"{gone['purged']} entries"
-        await self.engine.store.add_audit(
-            by.did("cache.purge", shown(exchange.query) or "all", self.engine.clock.wall(), said)
+        selection = kept.selected(self.engine, exchange.query)
+        gone = kept.purged(self.engine, selection)
+        said = by.did(
+            "cache.purge", selection.described, self.engine.clock.wall(), f"{gone['purged']} entries"
         )
+        await self.engine.store.add_audit(said)
         _changed(exchange, gone, by)
 
     async def _admin_cache_explain(self, exchange: Exchange, identity: Identity | None, _: str) -> None:

@@ -13,9 +13,10 @@ from headrace.handler import CachePolicy
 
 if TYPE_CHECKING:
     from headrace.cache.layer import Cache
+    from headrace.cache.selection import Selection
     from headrace.engine import Engine
 
-__all__ = ["explained", "purged", "report"]
+__all__ = ["explained", "purged", "report", "selected"]
 
 _FILTERS = ("route", "tenant", "model", "tag", "documents", "prefix", "older_than")
 
@@ -47,15 +48,15 @@ def report(engine: Engine) -> dict[str, Any]:
     }
 
 
-def purged(engine: Engine, query: str) -> dict[str, Any]:
-    """Throw away what `query` describes (`tenant=acme&older_than=24h`); an empty one is everything.
+def selected(engine: Engine, query: str) -> Selection:
+    """What `query` describes (`tenant=acme&older_than=24h`); an empty one is everything.
 
     Raises:
-        InvalidRequest: A filter is not known, comes twice, or has no value.
+        InvalidRequest: A filter is not known, comes twice, or has no value; or no route has a cache.
     """
     from headrace.cache.selection import Selection
 
-    cache = _cache(engine)
+    _cache(engine)
     said: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in _FILTERS:
@@ -70,7 +71,12 @@ def purged(engine: Engine, query: str) -> dict[str, Any]:
         before = None if age is None else engine.clock.wall() - config.parse_duration(age)
     except ValueError as error:
         raise InvalidRequest(f"older_than: {error}") from error
-    return {"purged": cache.purge(Selection(before=before, **said))}
+    return Selection(before=before, **said)
+
+
+def purged(engine: Engine, selection: Selection) -> dict[str, Any]:
+    """Throw it away."""
+    return {"purged": _cache(engine).purge(selection)}
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True):
