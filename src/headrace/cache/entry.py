@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
 
 import msgspec
 from msgspec import Raw, Struct
 
+from headrace.guards.redact import PLACEHOLDER
 from headrace.types import (
     Batch,
     Block,
@@ -86,12 +88,14 @@ _encode = msgspec.json.Encoder().encode
 _decode_kept = msgspec.json.Decoder(_Kept).decode
 
 
-def encode_reply(reply: Reply) -> bytes:
-    """`reply` as JSON; its blocks say their kinds. Only what `unfit` lets through."""
+def encode_reply(reply: Reply, exchange: Callable[[str], str] = str) -> bytes:
+    """`reply` as JSON, its texts put through `exchange`; its blocks say their kinds. Only what `unfit` lets through."""
     return _encode(
         _Kept(
             model=reply.model,
-            content=[(type(block).__name__, Raw(_encode(block))) for block in reply.content],
+            content=[
+                (type(block).__name__, Raw(_encode(_changed(block, exchange)))) for block in reply.content
+            ],
             finish=reply.finish,
             finish_raw=reply.finish_raw,
             stop_sequence=reply.stop_sequence,
@@ -101,15 +105,32 @@ def encode_reply(reply: Reply) -> bytes:
     )
 
 
-def decode_reply(body: bytes, *, id: str, created: int, alike: bool) -> Reply:  # noqa: A002
-    """The answer again, under a new id. With `alike` it goes to another question than it was given to: what belongs to that
+def _changed(block: Block, change: Callable[[str], str]) -> Block:
+    return (
+        msgspec.structs.replace(block, text=change(block.text))
+        if isinstance(block, Text | Thinking)
+        else block
+    )
+
+
+def decode_reply(
+    body: bytes,
+    *,
+    id: str,  # noqa: A002
+    created: int,
+    alike: bool,
+    restore: Callable[[str], str] = str,
+) -> Reply:
+    """The answer again, under a new id, its texts put through `restore`. With `alike` it goes to another question than it was given to: what belongs to that
     one exchange (thinking, signatures, a provider's own members) stays behind.
 
     Raises:
         msgspec.DecodeError, KeyError: `body` is not what `encode_reply` wrote.
     """
     kept = _decode_kept(body)
-    blocks = tuple(msgspec.json.decode(raw, type=_BLOCKS[kind]) for kind, raw in kept.content)
+    blocks = tuple(
+        _changed(msgspec.json.decode(raw, type=_BLOCKS[kind]), restore) for kind, raw in kept.content
+    )
     if alike:
         blocks = tuple(Text(text=block.text) for block in blocks if isinstance(block, Text))
     return Reply(
@@ -134,8 +155,11 @@ _SORRY = re.compile(
 """How an answer begins that is none: a refusal in the model's own words, or an error that came dressed as an answer."""
 
 
-def unfit(reply: Reply, batches: list[Batch], *, max_bytes: int) -> str | None:
-    """Why `reply` must not be kept, or None; pure. `batches` are the frames it was made from."""
+def unfit(
+    reply: Reply, batches: list[Batch], *, max_bytes: int, placeholders: Collection[str] = ()
+) -> str | None:
+    """Why `reply` must not be kept, or None; pure. `batches` are the frames it was made from, `placeholders` what will stand in it
+    for values, and so must not be there yet."""
     if reply.finish not in ("stop", "stop_sequence"):
         return f"finish {reply.finish}"
     for block in reply.content:
@@ -150,6 +174,8 @@ def unfit(reply: Reply, batches: list[Batch], *, max_bytes: int) -> str | None:
         return "refusal or error in words"
     if any(isinstance(event, OpaqueEvent) for batch in batches for frame in batch for event in frame.events):
         return "events that cannot be given again"
+    if placeholders and any(match[0] in placeholders for match in PLACEHOLDER.finditer(text)):
+        return "placeholders of its own"
     if len(text) > max_bytes:
         return "too large"
     return None

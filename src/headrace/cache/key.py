@@ -4,6 +4,9 @@ Scope before similarity. Everything that can change an answer, except the words 
 route and its targets, every parameter, the system prompt, all turns before, the headers that a provider sees. Two requests of
 different scopes never meet, however alike their words are; members that Headrace does not know are in scope, and only
 `OUT_OF_SCOPE` is not. Pure, and in the wire's own form: nothing is translated.
+
+Values that are personal or secret (`headrace.guards`) are in no key and no entry: they are exchanged for placeholders, and a hash of them,
+made with a secret of the installation, is in the scope. So only those who wrote the same values meet, and each puts back its own.
 """
 
 from __future__ import annotations
@@ -17,16 +20,22 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from headrace.guards import redact
 from headrace.handler import CachePolicy, Request
 from headrace.types import Chat
 
 __all__ = ["OUT_OF_SCOPE", "VERSION", "Key", "digest", "is_personal", "is_volatile", "read_key"]
 
-VERSION = 2
+VERSION = 3
 """Of the rules in this module; in every scope, so that entries made under other rules are never found."""
 
 OUT_OF_SCOPE = frozenset({"user", "metadata", "stream", "stream_options", "prompt_cache_key"})
 """Members that say who asks and how the answer travels, not what is asked."""
+
+LONGEST_TEXT = 65_536
+"""Characters; looking through a longer last turn for words and values would hold up every other request."""
+
+_PLACEHOLDER = re.compile(r"\[([A-Z][A-Z0-9_]*)_(\d+)\]")
 
 DIGEST_BYTES = 16
 """128 bits: a collision among 10**9 keys has a probability below 10**-20."""
@@ -41,6 +50,7 @@ class Key(Struct, frozen=True, kw_only=True):
         scope: Hash of everything but the last turn's text.
         exact: Hash of the scope and that text; equal for requests that are the same JSON.
         text: The last turn's text, None where it is not one plain text.
+        values: What the placeholders in the answers kept for this key stand for.
         turns: Turns of the conversation before the last one, the system's not counted.
         bypass: Why the cache must not be asked, None where it may.
         volatile: The answer is soon out of date.
@@ -50,22 +60,23 @@ class Key(Struct, frozen=True, kw_only=True):
     exact: bytes
     tenant: str
     text: str | None = None
+    values: Mapping[str, str] = {}
     turns: int = 0
     bypass: str | None = None
     volatile: bool = False
 
 
-def digest(*parts: bytes) -> bytes:
-    """One hash of several byte strings, their borders included."""
-    hash_ = blake2b(digest_size=DIGEST_BYTES)
+def digest(*parts: bytes, secret: bytes = b"") -> bytes:
+    """One hash of several byte strings, their borders included; `secret` of at most 64 bytes makes it unguessable."""
+    hash_ = blake2b(digest_size=DIGEST_BYTES, key=secret)
     for part in parts:
         hash_.update(len(part).to_bytes(8, "big"))
         hash_.update(part)
     return hash_.digest()
 
 
-def read_key(request: Request, policy: CachePolicy, documents: str = "") -> Key:
-    """The key of `request` under `policy`; `documents` is the version of what the route quotes from. Pure.
+def read_key(request: Request, policy: CachePolicy, *, documents: str = "", secret: bytes = b"") -> Key:
+    """The key of `request` under `policy`; `documents` is the version of what the route quotes from, `secret` goes into all hashes. Pure.
 
     Raises:
         msgspec.DecodeError: The body is not JSON.
@@ -87,6 +98,10 @@ def read_key(request: Request, policy: CachePolicy, documents: str = "") -> Key:
         members.pop(name, None)
     messages = [_normal(message) for message in messages]
     text, rest = _last_text(messages[-1])
+    values: Mapping[str, str] = {}
+    if text is not None:
+        text, values = redact(text)
+        text = _readable(text, {**request.redacted, **values})
     call, route = request.call, request.route
     tenant = _tenant(call.tenant, call.key_id)
     scope = digest(
@@ -100,21 +115,32 @@ def read_key(request: Request, policy: CachePolicy, documents: str = "") -> Key:
                 request.headers,
                 request.max_tokens,
                 documents,
+                request.redacted,
+                values,
             ]
         ),
         _composed(_encode(members)),
         _composed(_encode(messages[:-1])),
         _composed(_encode(rest)),
+        secret=secret,
     )
     return Key(
         scope=scope,
         exact=digest(scope, b"" if text is None else unicodedata.normalize("NFC", text).encode()),
         tenant=tenant,
         text=text,
+        values=values,
         turns=sum(message.get("role") not in ("system", "developer") for message in messages[:-1]),
         bypass=_bypass(members, messages, text, policy),
         volatile=text is not None and is_volatile(text),
     )
+
+
+def _readable(text: str, values: Mapping[str, str]) -> str:
+    """`text` with its placeholders as words: `[EMAIL_1]`, which looks like code, as `EMAIL1`."""
+    if not values or "[" not in text:
+        return text
+    return _PLACEHOLDER.sub(lambda match: f"{match[1]}{match[2]}" if match[0] in values else match[0], text)
 
 
 def _tenant(tenant: str | None, key_id: str | None) -> str:
@@ -160,12 +186,13 @@ def _normal(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _last_text(message: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """The text of the last turn, and the turn without it."""
+    """The text of the last turn, and the turn without it. A text over `LONGEST_TEXT` is a document and stays in the turn."""
     content = message.get("content")
     if message.get("role") == "user" and isinstance(content, list) and len(content) == 1:
         block = content[0]
-        if isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str):
-            return block["text"], {**message, "content": [{**block, "text": ""}]}
+        text = block.get("text") if isinstance(block, dict) and block.get("type") == "text" else None
+        if isinstance(text, str) and len(text) <= LONGEST_TEXT:
+            return text, {**message, "content": [{**block, "text": ""}]}
     return None, message
 
 

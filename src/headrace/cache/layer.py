@@ -22,6 +22,7 @@ from headrace.cache.singleflight import Flights
 from headrace.cache.text import canonical
 from headrace.call import Cached, Call
 from headrace.clock import Clock
+from headrace.guards.redact import exchanger, restore
 from headrace.handler import CachePolicy, Handler, OneBatch, Request, Stream, assemble
 from headrace.types import Batch, Complete, Frame
 
@@ -81,6 +82,7 @@ class Cache:
     Args:
         likeness: The semantic tier; None without.
         kept: Where entries outlive the process; None for nowhere.
+        secret: At most 64 bytes that go into all hashes, so that nobody can guess what was asked from a file of them.
         documents: The version of the documents that a route quotes from, by route; an answer is of one version.
         random: Uniform on [0, 1).
     """
@@ -94,6 +96,7 @@ class Cache:
         likeness: Likeness | None = None,
         kept: Kept | None = None,
         documents: Mapping[str, str] | None = None,
+        secret: bytes = b"",
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self.shelf = shelf
@@ -101,6 +104,7 @@ class Cache:
         self.failures = 0
         self.counts = Counts()
         self._purged: list[tuple[float, Selection]] = []
+        self._secret = secret
         self._documents = dict(documents or {})
         self._clock = clock
         self._random = random
@@ -153,7 +157,8 @@ class Cache:
         try:
             if self._kept is not None:
                 self._kept.on_loop()
-            return read_key(request, policy, self._documents.get(request.route.name, ""))
+            documents = self._documents.get(request.route.name, "")
+            return read_key(request, policy, documents=documents, secret=self._secret)
         except Exception:  # noqa: BLE001  (whoever is asked next says what is wrong with the body)
             self._failed("reading a request")
             return None
@@ -170,7 +175,7 @@ class Cache:
             call.cached = found[1]
             if found[0] is None:
                 return None
-            stream = self._replay(found[0], found[1], call)
+            stream = self._replay(found[0], found[1], call, key)
         except Exception:  # noqa: BLE001  (a miss is always possible)
             self._failed("looking up")
             return None
@@ -222,13 +227,14 @@ class Cache:
             saved_s=entry.took,
         )
 
-    def _replay(self, entry: Entry, cached: Cached, call: Call) -> Stream:
+    def _replay(self, entry: Entry, cached: Cached, call: Call, key: Key) -> Stream:
         try:
             reply = decode_reply(
                 entry.body,
                 id=_REPLY_IDS.get(call.dialect, "") + call.id.removeprefix("req_"),
                 created=int(self._clock.wall()),
                 alike=cached.tier != "exact",
+                restore=lambda text: restore(text, key.values),
             )
         except Exception:
             self._drop([entry.id])
@@ -249,7 +255,7 @@ class Cache:
 
     def _keep(self, key: Key, policy: CachePolicy, request: Request, batches: list[Batch]) -> None:
         reply = assemble([event for batch in batches for frame in batch for event in frame.events])
-        why = unfit(reply, batches, max_bytes=policy.max_entry_bytes)
+        why = unfit(reply, batches, max_bytes=policy.max_entry_bytes, placeholders=key.values)
         if why is not None:
             self.counts.refused[why] += 1
             return
@@ -271,7 +277,7 @@ class Cache:
             target="" if target is None else str(target),
             created=wall,
             expires=wall + ttl * (1.0 - JITTER * self._random()),
-            body=encode_reply(reply),
+            body=encode_reply(reply, exchanger(key.values)),
             cost=None if attempt is None else attempt.cost,
             tokens=0 if reply.usage is None else reply.usage.total_tokens,
             took=self._clock.now() - request.call.started_at,

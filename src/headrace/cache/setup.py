@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from headrace.cache.layer import Cache, Likeness
 from headrace.cache.shelf import Shelf, Slab
@@ -12,6 +17,8 @@ from headrace.config import Settings
 from headrace.errors import ConfigError, StoreError
 
 __all__ = ["open_cache"]
+
+SECRET_BYTES = 32
 
 
 def open_cache(
@@ -38,17 +45,36 @@ def open_cache(
         new_slab=new_slab,
         evicted=lambda gone: kept.remove([entry.id for entry in gone]) if kept is not None else None,
     )
+    secret = secrets.token_bytes(SECRET_BYTES)
     if settings.store.path is not None:
         path = beside(settings.store.path)
         try:
+            secret = _secret(path.with_suffix(".key"))
             kept = SQLiteEntries(path)
         except Exception as error:
             raise StoreError(f"the cache file {path} cannot be used: {error}") from error
-    cache = Cache(clock, shelf, random=random, likeness=likeness, kept=kept, documents=documents)
+    cache = Cache(
+        clock, shelf, random=random, likeness=likeness, kept=kept, documents=documents, secret=secret
+    )
     if kept is not None:
         cache.restore(kept.load(clock.wall()))
         kept.follow(cache.follow)
     return cache, kept
+
+
+def _secret(path: Path) -> bytes:
+    """What is in `path`, made at the first time, readable by its owner alone. Raises `OSError`."""
+    with suppress(FileExistsError):
+        made = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        with os.fdopen(
+            os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, stat.S_IRUSR | stat.S_IWUSR), "wb"
+        ) as file:
+            file.write(secrets.token_bytes(SECRET_BYTES))
+        try:
+            os.link(made, path)  # whole or not at all, also when two processes begin at once
+        finally:
+            made.unlink()
+    return path.read_bytes()[:64]
 
 
 def _likeness() -> tuple[Likeness, Callable[[], Slab]]:

@@ -42,7 +42,10 @@ class Guard:
             json_text = request.output is not None or _asks_for_json(body)
             watch = request.watch
             asked = msgspec.structs.replace(
-                request, body=body, watch=None if watch is None else _restoring(watch, values)
+                request,
+                body=body,
+                redacted=values,
+                watch=None if watch is None else _restoring(watch, values),
             )
             return RestoredStream(await inner(asked), Restored(values, json_text=json_text))
 
