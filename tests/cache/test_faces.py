@@ -83,3 +83,21 @@ def test_identical_requests_to_the_gateway_are_one_upstream(tmp_path: Path, stre
         assert {one.status for one in got} == {200}
         assert all(b"void" in one.body for one in got)
         assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_below_a_guard_the_same_words_about_others_are_another_question(tmp_path: Path, stream: bool) -> None:
+    """The provider saw placeholders each time; each asker gets the answer about its own address."""
+    route = ROUTE + '[routes.kept.guard]\nredact = ["email"]\n'
+    with FakeProvider() as provider, gated(provider, tmp_path, config(provider, more=route)) as gate:
+
+        def asked(who: str) -> tuple[str, bytes]:
+            got = gate.post("openai", ask("openai", "kept", f"Is {who} a correct address?", stream=stream))
+            return got.headers["x-headrace-cache"], got.body
+
+        provider.reply("Yes, [EMAIL_1] is.")
+        for who, how in (("ann@a.org", "miss"), ("bob@b.org", "miss"), ("ann@a.org", "hit-exact")):
+            said, body = asked(who)
+            assert said == how and who.encode() in body, (who, said)
+        assert len(provider.requests) == 2
+        assert not any(b"@" in json.dumps(request.json).encode() for request in provider.requests)
