@@ -19,8 +19,19 @@ from headrace.budget import Caps, OpenAccount, Purse, Reserve, bound
 from headrace.call import Call, Nanodollars
 from headrace.clock import Clock, SystemClock
 from headrace.context import Context, Library
-from headrace.errors import CredentialsMissing, InvalidRequest, UnknownModel
-from headrace.handler import Dialect, GuardPolicy, Handler, Layer, Request, Route, Stream, stack
+from headrace.errors import CredentialsMissing, HeadraceError, InvalidRequest, UnknownModel
+from headrace.handler import (
+    Body,
+    Dialect,
+    GuardPolicy,
+    Handler,
+    Layer,
+    Request,
+    Route,
+    Stream,
+    collect,
+    stack,
+)
 from headrace.layers.breaker import Breaker
 from headrace.layers.cascade import Cascade
 from headrace.layers.deadline import Deadline
@@ -39,7 +50,7 @@ from headrace.prices import Catalog, Model
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
 from headrace.providers.upstream import Endpoint, Upstream
 from headrace.store import MemoryStore, Store
-from headrace.types import Target
+from headrace.types import Chat, Reply, Target
 
 if TYPE_CHECKING:
     from headrace.cache.layer import Cache
@@ -157,6 +168,7 @@ class Engine:
         self._routes: dict[tuple[str, str], Route] = {}
         budgets = settings.budgets
         libraries = self._libraries()
+        self.context = Context(self.limits, libraries, self.aside)
         layers: dict[str, Layer] = {
             "trace": self.trace,
             "deadline": Deadline(self.clock),
@@ -169,7 +181,7 @@ class Engine:
             "restart": RestartStreams(self.clock),
             "cascade": Cascade(self.clock, self._misfit, self._translated, self.store.record_attempt),
             "output": Output(self.clock, self._means),
-            "context": Context(self.limits, libraries),
+            "context": self.context,
             "retry": Retry(self.clock, random),
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
             "reserve": Reserve(self.clock, self.catalog.model, self.store.record_start),
@@ -186,6 +198,7 @@ class Engine:
 
     async def aclose(self) -> None:
         """Close connections, end the embedded model's process, write what is queued. Idempotent."""
+        await self.context.aclose()
         if self.local is not None:
             await self.local.aclose()
         if self.cache is not None:
@@ -235,6 +248,44 @@ class Engine:
             stream=stream,
             on_end=[self._record_call],
         )
+
+    async def aside(
+        self, request: Request, model: str, chat: Chat, *, purpose: str, timeout_s: float
+    ) -> Reply:
+        """Ask `model` (a route or provider/model) something of our own on behalf of `request`: a call with a record of its own, in the
+        name of the same caller and under the same budgets.
+
+        Raises:
+            HeadraceError: It was not answered.
+        """
+        call = self.new_call(model=model)
+        of = request.call
+        call.purpose, call.key_id, call.tenant, call.user = purpose, of.key_id, of.tenant, of.user
+        call.team, call.tags, call.route = of.team, {**of.tags, "for": of.id}, model
+        route = self.route(model)
+        if route.name != request.route.name:
+            route = msgspec.structs.replace(route, budgets=(*request.route.budgets, *route.budgets))
+        asked = Request(
+            body=Body(chat=chat),
+            route=route,
+            call=call,
+            stream=False,
+            wants_usage=True,
+            max_tokens=route.output_limit(chat.max_tokens),
+            budgets=request.budgets,
+            max_cost=request.max_cost,
+            timeout_s=timeout_s,
+        )
+        try:
+            reply = await collect(await self.handle(asked))
+        except HeadraceError as error:
+            call.end(error.http_status, self.clock.now())
+            raise
+        except BaseException:
+            call.end(499, self.clock.now())
+            raise
+        call.end(200, self.clock.now())
+        return reply
 
     def _next_id(self) -> str:
         """Milliseconds, then 56 random bits: ids of one time stand together in the store's indexes."""

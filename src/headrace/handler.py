@@ -218,7 +218,7 @@ class ContextPolicy(msgspec.Struct, frozen=True, kw_only=True):
     `trigger` and `target` of what remains of the budget once system, tools and pins are in it, `summary`, `recall` and
     `documents` of the same, `recall_turn` of the sections of recall and documents for one turn, `margin` of the window. `output` is
     kept free for the answer, in tokens, where the request says nothing; `keep_results` are the newest tool outputs that stay
-    whole. `document_paths` are text files.
+    whole. `document_paths` are text files. `summariser` is the route or model that writes the summaries, empty for none.
     """
 
     budget: int | None = None
@@ -232,6 +232,7 @@ class ContextPolicy(msgspec.Struct, frozen=True, kw_only=True):
     output: int = 4096
     keep_results: int = 3
     document_paths: tuple[str, ...] = ()
+    summariser: str = ""
 
 
 class GuardPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,6 +63,15 @@ def read_routes(
                 provider = read_provider(found, target.provider, None, row)
                 if provider is not None:
                     providers[target.provider] = provider
+    for name, route in routes.items():
+        writer = "" if route.context is None else route.context.summariser
+        if writer and "/" not in writer and writer not in routes:
+            found.add(
+                ("routes", name, "context", "summariser"),
+                "is neither a route nor provider/model",
+                f"There is: {', '.join(sorted(routes))}.",
+                value=writer,
+            )
     return routes
 
 

@@ -10,21 +10,26 @@ change is handed on as the very object that came.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
 from headrace.call import Call
+from headrace.context.abstract import Abstracts, believed, question
 from headrace.context.documents import Library
 from headrace.context.log import Log, as_bytes, next_digest, start_digest
 from headrace.context.pack import Packed, pack
 from headrace.context.plan import Period, Plan
-from headrace.context.planner import plan
+from headrace.context.planner import foreseen, plan
 from headrace.context.profile import Profile, input_limit
+from headrace.context.turn import Turn
 from headrace.dialects.turns import decode_turn, encode_turn, join, split
-from headrace.errors import ContextTooLong, InvalidRequest
+from headrace.errors import ContextTooLong, HeadraceError, InvalidRequest
 from headrace.handler import Body, ContextPolicy, Handler, Request, Stream
 from headrace.prices import Model
 from headrace.tokens import (
@@ -36,9 +41,9 @@ from headrace.tokens import (
     estimate_text,
     exact_counter,
 )
-from headrace.types import Chat, Message, Target
+from headrace.types import Chat, Message, Reply, Target
 
-__all__ = ["REMEMBERED", "Context", "Lookup"]
+__all__ = ["REMEMBERED", "Aside", "Context", "Lookup"]
 
 REMEMBERED = 2_048
 """Requests that a later one can go on from, over all conversations of a process; the one unused for longest goes first. All requests
@@ -47,8 +52,22 @@ of one conversation share its log, which takes some two megabytes for 600 turns.
 SMALLER = 0.75
 """What a provider's overflow leaves of the request: its count was above ours, by how much it seldom says."""
 
+ABSTRACT_TIMEOUT_S = 120.0
+"""Seconds for all attempts at a summary; nobody waits for it."""
+
+_log = logging.getLogger("headrace.context")
+
 Lookup = Callable[[str, str], Model | None]
 """Provider and model to its limits."""
+
+
+class Aside(Protocol):
+    """Asks a route or a model something of Headrace's own, on behalf of a request. Raises `HeadraceError`."""
+
+    async def __call__(
+        self, request: Request, model: str, chat: Chat, /, *, purpose: str, timeout_s: float
+    ) -> Reply: ...
+
 
 _Scope = tuple[str, str, str]
 """Tenant, route, target."""
@@ -60,6 +79,11 @@ class _Conversation:
 
     log: Log
     raws: list[bytes]
+    abstracts: Abstracts
+
+    def fork(self, length: int) -> _Conversation:
+        """The first `length` turns, to go on in another way."""
+        return _Conversation(self.log.fork(length), self.raws[:length], self.abstracts.fork(length))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +124,18 @@ class Context:
     Args:
         model: A target's limits, as the catalogue knows them.
         documents: By route name, read before.
+        aside: Asks the summariser that a route names; None, and none is asked.
     """
 
-    def __init__(self, model: Lookup, documents: Mapping[str, Library] | None = None) -> None:
+    def __init__(
+        self,
+        model: Lookup,
+        documents: Mapping[str, Library] | None = None,
+        aside: Aside | None = None,
+    ) -> None:
         self._model = model
+        self._aside = aside
+        self._preparing: set[asyncio.Task[None]] = set()
         self._documents = documents or {}
         self._known: OrderedDict[tuple[_Scope, str], _Known] = OrderedDict()
         self._corrections: dict[str, Correction] = {}
@@ -158,12 +190,21 @@ class Context:
         log = conversation.log
         try:
             made = plan(
-                log, policy, profile, period=period, documents=self._documents.get(request.route.name)
+                log,
+                policy,
+                profile,
+                period=period,
+                documents=self._documents.get(request.route.name),
+                summarise=conversation.abstracts if policy.summariser else None,
             )
         except ContextTooLong as error:
             error.target = scope[2]
             raise
         self._remember(scope, conversation, made.period)
+        if policy.summariser and self._aside is not None:
+            self._prepare(
+                request, policy, foreseen(log, policy, profile, made.period), conversation.abstracts
+            )
         sent = pack(log, made)
         call = request.call
         call.plan = made
@@ -173,6 +214,49 @@ class Context:
             return request
         call.warn(_said(made))
         return msgspec.structs.replace(request, body=_body(request.body, asked, conversation, sent))
+
+    # --- summaries that a model writes ------------------------------------------------------------------------------------
+
+    def _prepare(
+        self, request: Request, policy: ContextPolicy, turns: tuple[Turn, ...], abstracts: Abstracts
+    ) -> None:
+        """Have the facts of `turns` written while nobody waits for them, once."""
+        span = (turns[0].id, turns[-1].id) if turns else None
+        if span is None or any(asked[0] == span[0] for asked in abstracts.asked):
+            return
+        abstracts.asked.add(span)
+        task = asyncio.get_running_loop().create_task(self._abstract(request, policy, turns, abstracts))
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+
+    async def _abstract(
+        self, request: Request, policy: ContextPolicy, turns: tuple[Turn, ...], abstracts: Abstracts
+    ) -> None:
+        assert self._aside is not None
+        try:
+            reply = await self._aside(
+                request, policy.summariser, question(turns), purpose="summary", timeout_s=ABSTRACT_TIMEOUT_S
+            )
+            abstracts.add(turns[0].id, turns[-1].id, believed(reply, turns))
+        except (HeadraceError, ValueError) as error:
+            _log.warning(
+                "no summary of turns %d to %d for %s: %s",
+                turns[0].id,
+                turns[-1].id,
+                request.route.name,
+                error,
+            )
+        except Exception:  # noqa: BLE001  (a summary is never worth a request)
+            _log.exception(
+                "no summary of turns %d to %d for %s", turns[0].id, turns[-1].id, request.route.name
+            )
+
+    async def aclose(self) -> None:
+        """Give up the summaries that are being written; idempotent."""
+        tasks = list(self._preparing)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _counter(self, target: Target) -> tuple[TextCounter, bool]:
         """What counts text for `target`, and whether exactly."""
@@ -218,12 +302,12 @@ class Context:
             known = self._known.get((scope, digests[length - 1]))
             length -= known is None
         if known is None:
-            conversation, period = _Conversation(Log(seed=asked.seed, count=count), []), None
+            conversation, period = _Conversation(Log(seed=asked.seed, count=count), [], Abstracts()), None
         else:
             conversation, period = known.conversation, known.period
             if len(conversation.log) > length:
                 # The conversation went on in another way from here; this request gets a log of its own.
-                conversation = _Conversation(conversation.log.fork(length), conversation.raws[:length])
+                conversation = conversation.fork(length)
         try:
             for position in range(length, len(digests)):
                 raw = asked.keys[position]

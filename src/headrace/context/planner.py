@@ -35,17 +35,20 @@ from headrace.context.plan import (
 from headrace.context.profile import Profile
 from headrace.context.recall import choose
 from headrace.context.summarize import Summariser, fold, render, segment
-from headrace.context.turn import text_of
+from headrace.context.turn import Turn, text_of
 from headrace.errors import ContextTooLong
 from headrace.handler import ContextPolicy
 from headrace.tokens import estimate_message
 from headrace.types import Message, Text, ToolCall, ToolResult
 
-__all__ = ["fits", "plan"]
+__all__ = ["fits", "foreseen", "plan"]
 
 MIN_PROGRESS = 0.25
 """The least share of the verbatim turns that a compaction must free while the request fits without it: each one costs the whole
 prompt cache."""
+
+PREPARED = 0.85
+"""The share of the trigger from which on a summary is prepared."""
 
 RECALL_FLOOR, DOCUMENTS_FLOOR = 200, 500
 """Tokens that one turn may be given even where its share of the section is less, if the section has them: some five turns of a talk, two
@@ -85,6 +88,16 @@ def plan(
         ValueError: A pin is not a user turn of the log.
     """
     return _Planner(log, policy, profile, frozenset(pins), documents, summarise).plan(period)
+
+
+def foreseen(log: Log, policy: ContextPolicy, profile: Profile, period: Period) -> tuple[Turn, ...]:
+    """The turns that the next compaction will evict, at least, once it is near (`PREPARED` of the way to the trigger); pure.
+
+    What is said until then decides whether more go.
+    """
+    if profile.limit is None:
+        return ()
+    return _Planner(log, policy, profile, frozenset(), None, None).foreseen(period)
 
 
 class _Planner:
@@ -210,6 +223,21 @@ class _Planner:
         if freed < MIN_PROGRESS * size and size + self.share(self.policy.summary, end) <= self.room(end):
             return state
         return self.summarised(state, after, end)
+
+    def foreseen(self, state: Period) -> tuple[Turn, ...]:
+        end, opens = len(self.turns), self.tally.opens
+        high = self.high(state, end)
+        if self.load(state, end) < PREPARED * high:
+            return ()
+        # The verbatim turns will then be at the trigger, less what is reserved beside them, and go down to the target.
+        going = high - self.reserved(state, end) - self.low(end)
+        rest = self.tally.rest
+        at = bisect_left(
+            opens, True, key=lambda cut: cut > state.cut and rest[cut] - rest[state.cut] >= going
+        )
+        if at >= len(opens) - 1:
+            return ()
+        return tuple(turn for turn in self.turns[state.cut : opens[at]] if not self.tally.always[turn.id])
 
     def compact(self, state: Period, end: int) -> Period:
         """Evict whole atoms from the front, then clear tool output where that is not enough."""
@@ -339,7 +367,7 @@ class _Planner:
         segments = before.segments
         evicted = [turn for turn in self.turns[before.cut : after.cut] if not self.tally.always[turn.id]]
         if evicted and self.policy.summary > 0:
-            segments = fold((*segments, segment(evicted, self.summarise)))
+            segments = fold((*segments, segment(evicted, self.summarise, made_by=self.policy.summariser)))
         text, facts = render(segments, self.share(self.policy.summary, end) - self._framing, self.counted)
         return msgspec.structs.replace(
             after,

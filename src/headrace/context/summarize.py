@@ -20,7 +20,20 @@ from msgspec import Struct
 from headrace.context.turn import Turn
 from headrace.types import Text, ToolCall, ToolResult
 
-__all__ = ["KINDS", "Fact", "Segment", "Summariser", "extract", "fold", "render", "segment"]
+__all__ = [
+    "FACT_CHARS",
+    "KINDS",
+    "SEGMENT_FACTS",
+    "Fact",
+    "FactKind",
+    "Segment",
+    "Summariser",
+    "extract",
+    "fold",
+    "most_important",
+    "render",
+    "segment",
+]
 
 FactKind = Literal["goal", "constraint", "decision", "identifier", "open", "source", "said"]
 
@@ -169,7 +182,7 @@ def segment(turns: Sequence[Turn], summarise: Summariser | None = None, *, made_
         if facts is not None and not _sound(facts, turns):
             facts = None
     believed = facts is not None
-    kept = _most_important(extract(turns) if facts is None else facts)
+    kept = most_important(extract(turns) if facts is None else facts)
     return _sealed(turns[0].id, turns[-1].id, kept, 0, made_by if believed else "extractive")
 
 
@@ -181,7 +194,8 @@ def _sound(facts: Sequence[Fact], turns: Sequence[Turn]) -> bool:
     )
 
 
-def _most_important(facts: Sequence[Fact]) -> tuple[Fact, ...]:
+def most_important(facts: Sequence[Fact]) -> tuple[Fact, ...]:
+    """At most `SEGMENT_FACTS` of them, in the order of their turns where some are left out."""
     if len(facts) <= SEGMENT_FACTS:
         return tuple(facts)
     best = sorted(facts, key=_importance)[:SEGMENT_FACTS]
@@ -202,7 +216,7 @@ def fold(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     kept = list(segments)
     while len(kept) >= FOLD and len({part.level for part in kept[-FOLD:]}) == 1:
         parts = kept[-FOLD:]
-        facts = _most_important([fact for part in parts for fact in part.facts])
+        facts = most_important([fact for part in parts for fact in part.facts])
         made_by = "+".join(dict.fromkeys(part.made_by for part in parts))
         kept[-FOLD:] = [_sealed(parts[0].first, parts[-1].last, facts, parts[0].level + 1, made_by)]
     return tuple(kept)
