@@ -43,7 +43,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     spent`). Costs are nano-dollars, None while unknown;
     `wasted` is the part of `cost` that bought nothing the caller received; `estimated` marks a cost that is an upper bound, since
     the provider may have charged for tokens that it did not report. `last_content_at` is on the monotonic scale, moved on
-    by the time in which nobody was `reading`. `judged` is False while somebody has still to say whether a whole answer is of use.
+    by the time in which nobody was `reading`. `settlement` is what the budgets are told with the attempt's row. `judged` is False while somebody has still to say whether a whole answer is of use.
     """
 
     number: int
@@ -74,6 +74,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     judged: bool = True
     on_end: list[Callable[[Attempt], None]] = []
     on_judged: list[Callable[[Attempt], None]] = []
+    settlement: object | None = None
 
     def end(self, outcome: Outcome, now: float) -> None:
         """Close the record once; later calls change nothing. Runs what registered, in order."""

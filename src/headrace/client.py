@@ -11,13 +11,15 @@ import functools
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Self
 
 import msgspec
 
 from headrace.answer import Answer, AnswerStream, Taken
+from headrace.budget import BudgetScope, open_scopes
 from headrace.content import Prompt, as_messages
 from headrace.engine import Engine, Levels
 from headrace.errors import InvalidRequest
@@ -272,6 +274,27 @@ class AsyncClient:
             fits = estimate.bound + (limit or 0) <= info.context_total
         return Estimated(str(target), estimate.likely, estimate.bound, limit, cost, fits)
 
+    def budget(
+        self,
+        *,
+        usd: str | float | Decimal | None = None,
+        tokens: int | None = None,
+        on_limit: Literal["refuse", "downgrade"] = "refuse",
+        tags: Mapping[str, str] | None = None,
+    ) -> BudgetScope:
+        """A hard budget for what is asked inside: ``with llm.budget(usd="0.50") as spent: ...``, then `spent.spent_usd`.
+
+        Args:
+            usd: US dollars, exact: `"0.50"`; a float is read as it prints.
+            tokens: Input and output together.
+            on_limit: `refuse` raises `BudgetExceeded`; `downgrade` goes on to the next target of the cascade that fits.
+            tags: Put on every request inside.
+
+        Raises:
+            ValueError: Neither limit, a negative one, or dollars with more than nine decimals.
+        """
+        return BudgetScope(self, usd=usd, tokens=tokens, on_limit=on_limit, tags=tags)
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _rounds(
@@ -307,7 +330,8 @@ class AsyncClient:
         given = [tool if isinstance(tool, Tool) else function_tool(tool) for tool in tools]
         functions = {tool.name: tool for tool in given if isinstance(tool, FunctionTool)}
         told = tuple(tool.tool if isinstance(tool, FunctionTool) else tool for tool in given)
-        tagged = dict(tags or {})
+        scopes = open_scopes(self)
+        tagged = {name: value for scope in scopes for name, value in scope.tags.items()} | dict(tags or {})
         if filled is not None:
             tagged["prompt"] = filled.version
         config = {} if filled is None else _config(filled)
@@ -335,6 +359,7 @@ class AsyncClient:
             timeout=timeout,
             user=user,
             tags=tagged,
+            pots=tuple(pot for scope in scopes for pot in scope.pots.values()),
         )
         return Rounds(self.engine, asked)
 
@@ -532,6 +557,17 @@ class Client:
     stream = _sync_stream(AsyncClient.stream)
     models = _sync(AsyncClient.models)
     estimate = _sync(AsyncClient.estimate)
+
+    def budget(
+        self,
+        *,
+        usd: str | float | Decimal | None = None,
+        tokens: int | None = None,
+        on_limit: Literal["refuse", "downgrade"] = "refuse",
+        tags: Mapping[str, str] | None = None,
+    ) -> BudgetScope:
+        """See `AsyncClient.budget`."""
+        return self.client.budget(usd=usd, tokens=tokens, on_limit=on_limit, tags=tags)
 
     def close(self) -> None:
         """Close connections, write what is queued, end the thread; idempotent."""

@@ -253,7 +253,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A named cascade with its rules; all durations in seconds.
 
     `deadline_s` spans attempts, sleeps and everything else. A wait above `max_wait_s` goes to the next level at once; only
-    the last level waits longer. `repair`: answers with a JSON Schema are held until they are valid. `on_refusal`: `stop` or `next`; `breaker`: whether circuits are heeded and counted in. `max_cost` bounds one request, `budgets` all of the route's in
+    the last level waits longer. `repair`: answers with a JSON Schema are held until they are valid. `on_refusal`: `stop` or `next`; `breaker`: whether circuits are heeded and counted in. `max_cost` and `max_total_tokens` bound one request, `budgets` all of the route's in
     their windows; with `downgrade` an attempt that does not fit goes on to the next target. `context`
     None: conversations are sent as they are. `mid_stream`: what becomes of an answer that breaks off: `error`, `hold` (the first
     `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`. `tool_calls`: `stream`, or `whole` (a streamed
@@ -285,6 +285,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     guard: GuardPolicy | None = None
     budgets: tuple[Budget, ...] = ()
     max_cost: Nanodollars | None = None
+    max_total_tokens: int | None = None
     downgrade: bool = False
     repair: bool = False
 
@@ -296,7 +297,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `commit_by` (when a level that is not the last must have begun to answer) are times on the clock's monotonic scale, `timeout_s` what the caller asked for. `max_tokens` is an output
     limit that Headrace itself imposes, None for none; `asked_tokens` the caller's own for each of his `choices`. `cache_control` is the caller's `Cache-Control`. `redacted` is what
     placeholders in the body stand for, where a guard has put some there: two callers' may be alike and stand for different values. `allowed` are the routes and models that the caller's key may ask for (`headrace.access`), empty for all. `budgets` are those of the caller's key,
-    `max_cost` is what the caller lets this request cost at most, `account` what the budget layer opened. `judged`: whether the answer is of use is said by a layer above (`Attempt.judge`). `output` is the form that the answer is held to (a `headrace.output.Shape`); `watch` hears its pieces before it is
+    `max_cost` and `max_total_tokens` are what the caller lets this request use at most, `pots` are the budgets that the program itself opened around it, `account` what the budget layer made of all. `judged`: whether the answer is of use is said by a layer above (`Attempt.judge`). `output` is the form that the answer is held to (a `headrace.output.Shape`); `watch` hears its pieces before it is
     judged, and None when it begins anew. `purpose` is why this attempt is made, empty for the call's own reason. `target` and `attempt` are set by the cascade and the retry layer.
     """
 
@@ -317,6 +318,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     allowed: frozenset[str] = frozenset()
     budgets: tuple[Budget, ...] = ()
     max_cost: Nanodollars | None = None
+    max_total_tokens: int | None = None
+    pots: tuple[object, ...] = ()
     account: object | None = None
     judged: bool = False
     output: object | None = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from headrace.answer import Answer, Opened, read_value
+from headrace.budget import Pot
 from headrace.call import Call
 from headrace.errors import HeadraceError, InvalidRequest, ToolLoopStopped
 from headrace.handler import Body, Request, Route, collect
@@ -43,6 +44,7 @@ class Asked(Generic[T]):
     timeout: float | None
     user: str | None
     tags: Mapping[str, str]
+    pots: tuple[Pot, ...] = ()
 
 
 class Rounds(Generic[T]):
@@ -52,7 +54,7 @@ class Rounds(Generic[T]):
         InvalidRequest: `max_rounds` is below 1.
     """
 
-    __slots__ = ("_asked", "_chat", "_deadline", "_engine", "_repeats", "_spent", "answers", "runs")
+    __slots__ = ("_asked", "_chat", "_deadline", "_engine", "_pots", "_repeats", "answers", "runs")
 
     def __init__(self, engine: Engine, asked: Asked[T]) -> None:
         if asked.max_rounds < 1:
@@ -65,7 +67,11 @@ class Rounds(Generic[T]):
         self._asked = asked
         self._chat = asked.chat
         self._repeats = Repeats()
-        self._spent = 0
+        self._pots = asked.pots
+        if asked.functions and asked.route.max_cost is not None:
+            self._pots += (Pot("this request", asked.route.max_cost),)
+        if asked.functions and asked.route.max_total_tokens is not None:
+            self._pots += (Pot("this request", asked.route.max_total_tokens, unit="tokens"),)
         self.answers: list[Answer[Any]] = []
         """Those that asked for functions, in order."""
         self.runs: list[ToolRun] = []
@@ -86,9 +92,7 @@ class Rounds(Generic[T]):
             stream=stream,
             wants_usage=True,
             max_tokens=route.output_limit(self._chat.max_tokens),
-            max_cost=None
-            if route.max_cost is None or not self._spent
-            else max(0, route.max_cost - self._spent),
+            pots=self._pots,
             timeout_s=asked.timeout,
             deadline=self._deadline,
             output=asked.shape,
@@ -161,7 +165,6 @@ class Rounds(Generic[T]):
             clock=self._engine.clock,
         )
         self.runs += ran
-        self._spent += answer.call.cost or 0
         said = Message(role="assistant", content=answer.content)
         self._chat = msgspec.structs.replace(self._chat, messages=(*self._chat.messages, said, results))
         return True

@@ -14,11 +14,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.budget.leases import Cap, Charge, Demand, Hold, Worker
+from headrace.budget.leases import Cap, Charge, Demand, Hold, Settlement, Worker
 from headrace.call import Attempt, Call
 from headrace.errors import StoreError
 from headrace.store import journal as journals
-from headrace.store.journal import Charged, Entry, Held, Journal, Started, abandoned
+from headrace.store.journal import Charged, Ended, Entry, Held, Journal, Started, abandoned
 from headrace.store.recovery import recover
 from headrace.store.rows import AttemptRow, attempt_row, lost_row
 from headrace.store.schema import connect, prepare
@@ -184,18 +184,15 @@ def test_a_long_journal_goes_on_in_another_file(path: Path) -> None:
     """What is open is carried over, at every step of the way, and nothing is doubled."""
     entries: list[Entry] = []
     for number in range(40):
-        entries += [
-            started(f"r{number:02}", Hold(CAP.id, 0, 10)),
-            Charged("w", (Charge(CAP.id, 0, 9, 1, 1, 10),)),
-        ]
-        if number % 4:
-            entries.append(row(f"r{number:02}"))
+        id_, charges = f"r{number:02}", (Charge(CAP.id, 0, 9, 1, 1, 10),)
+        entries.append(started(id_, Hold(CAP.id, 0, 10)))
+        entries.append(Ended(row(id_), "w", charges) if number % 4 else Charged("w", charges))
     journal = left_by(path, *entries, rotate_bytes=2_000)
     assert len(files(path)) > 5
     (dead,) = abandoned(path)
     new, unended, reserved = dead.read({})
     dead.close(remove=False)
-    assert len([entry for entry in new if isinstance(entry, AttemptRow)]) == 30
+    assert len([entry for entry in new if isinstance(entry, Ended)]) == 30
     assert {begun.row.request_id for begun in unended} == {f"r{number:02}" for number in range(0, 40, 4)}
     assert not reserved.get("w")
     # The writer had taken in all but the last file.
@@ -253,8 +250,9 @@ def test_of_what_a_dead_worker_held_only_the_reserved_is_spent(
         monkeypatch.setattr(store, "_put", lambda *_: sqlite3.OperationalError("killed"))
         for id_ in ("a", "b", "c"):
             store.record_start(call(id_), attempt(), lambda: 100, Worker("w", 1), (Hold(*DEMAND.slot, 100),))
-        store.settle(Worker("w", 1), (Charge(*DEMAND.slot, DEMAND.end, 30, 30, 100),))
-        store.record_attempt(call("a"), attempt(30))
+        ended = attempt(30)
+        ended.settlement = Settlement(Worker("w", 1), (Charge(*DEMAND.slot, DEMAND.end, 30, 30, 100),))
+        store.record_attempt(call("a"), ended)
         await store.aclose()
 
     asyncio.run(die())
@@ -333,6 +331,7 @@ def test_every_kind_of_entry_comes_back(tmp_path: Path) -> None:
         started("a", Hold("x", 1, 2)),
         msgspec.structs.replace(row("b"), tags={"t": "ü"}),
         Charged("w", (Charge("x", 1, 2, 3, 4, 5),)),
+        Ended(row("c"), "w", (Charge("x", 1, 2, 3, 4, 5),)),
         Held("w", ("x", 1), 9),
     ]
     data = b"".join(journals._frame(entry) for entry in entries)

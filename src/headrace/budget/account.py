@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
-from headrace.budget.leases import Answer, Cap, Demand
+from headrace.budget.leases import Answer, Cap, Demand, Settlement
 from headrace.budget.purse import Purse, Reservation
 from headrace.budget.windows import zone_info
 from headrace.budget.worst import DEFAULT_OUTPUT, OutputLimit, Worst, input_bound, output_limit, worst_case
@@ -69,22 +70,28 @@ class Caps:
 
 
 class Pot:
-    """Money without a window, kept in this process alone: for one request, or for what a program does in one place.
+    """What may be used without a window, kept in this process alone: for one request, or for what a program does in one place.
 
-    `spent` and `reserved` are nano-dollars, never negative; they never pass `limit` together but for bills above their reservation.
+    `spent` and `reserved` are nano-dollars or tokens, never negative; they never pass `limit` together but for bills above their
+    reservation.
     """
 
-    __slots__ = ("limit", "owner", "reserved", "spent")
+    __slots__ = ("downgrade", "limit", "owner", "reserved", "spent", "unit")
 
-    def __init__(self, owner: str, limit: Nanodollars) -> None:
+    def __init__(
+        self, owner: str, limit: int, *, unit: Literal["usd", "tokens"] = "usd", downgrade: bool = False
+    ) -> None:
         self.owner = owner
         self.limit = limit
+        self.unit = unit
+        self.downgrade = downgrade
         self.spent = 0
         self.reserved = 0
 
-    def fits(self, amount: Nanodollars) -> bool:
-        """Whether so much may be reserved now."""
-        return self.spent + self.reserved + amount <= self.limit
+    @property
+    def left(self) -> int:
+        """What may be reserved now, 0 or more."""
+        return max(0, self.limit - self.spent - self.reserved)
 
 
 class Account:
@@ -107,7 +114,9 @@ class Account:
         self._downgrade = downgrade
         self._input_bound: int | None = None
         self.hard = bool(pots) or any(cap.budget.hard for cap in caps)
-        self.hard_money = bool(pots) or any(cap.budget.hard and cap.budget.unit == "usd" for cap in caps)
+        self.hard_money = any(pot.unit == "usd" for pot in pots) or any(
+            cap.budget.hard and cap.budget.unit == "usd" for cap in caps
+        )
 
     @property
     def input_bound(self) -> int:
@@ -127,14 +136,20 @@ class Account:
         if worst.cost is None and self.hard_money:
             raise _unpriced(target)
         cost = worst.cost or 0
-        for pot in self._pots:
-            if not pot.fits(cost):
+        needs = [(pot, cost if pot.unit == "usd" else worst.tokens) for pot in self._pots]
+        for pot, need in needs:
+            if need > pot.left:
                 raise _exceeded(
-                    pot.owner, "usd", pot.limit, pot.spent + pot.reserved, cost, downgrade=self._downgrade
+                    pot.owner,
+                    pot.unit,
+                    pot.limit,
+                    pot.spent + pot.reserved,
+                    need,
+                    downgrade=self._downgrade or pot.downgrade,
                 )
-        for pot in self._pots:
-            pot.reserved += cost
-        held = Held(self._pots, cost)
+        for pot, need in needs:
+            pot.reserved += need
+        held = Held(needs)
         if not self._caps:
             return held
         demands = [
@@ -158,24 +173,24 @@ class Account:
 class Held:
     """What one attempt holds; settled once, later calls change nothing."""
 
-    __slots__ = ("_amount", "_pots", "_settled", "reservation")
+    __slots__ = ("_needs", "_settled", "reservation")
 
-    def __init__(self, pots: Sequence[Pot], amount: Nanodollars) -> None:
-        self._pots = pots
-        self._amount = amount
+    def __init__(self, needs: Sequence[tuple[Pot, int]]) -> None:
+        self._needs = needs
         self._settled = False
         self.reservation: Reservation | None = None
 
-    def settle(self, cost: Nanodollars, tokens: int) -> None:
-        """Book what it cost."""
+    def settle(self, cost: Nanodollars, tokens: int) -> Settlement | None:
+        """Book what it cost; see `Reservation.settle`."""
         if self._settled:
-            return
+            return None
         self._settled = True
-        for pot in self._pots:
-            pot.reserved -= self._amount
-            pot.spent += cost
-        if self.reservation is not None:
-            self.reservation.settle({"usd": cost, "tokens": tokens})
+        for pot, need in self._needs:
+            pot.reserved -= need
+            pot.spent += cost if pot.unit == "usd" else tokens
+        if self.reservation is None:
+            return None
+        return self.reservation.settle({"usd": cost, "tokens": tokens})
 
 
 def bound(request: Request, model: Model | None) -> tuple[OutputLimit, Worst]:

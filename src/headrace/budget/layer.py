@@ -35,15 +35,23 @@ class OpenAccount:
 
     def __call__(self, inner: Handler) -> Handler:
         def handle(request: Request) -> Coroutine[Any, Any, Stream]:
-            limits = [limit for limit in (request.route.max_cost, request.max_cost) if limit is not None]
             caps = self.caps.of(request)
-            if not caps and not limits:
+            pots = [pot for pot in request.pots if isinstance(pot, Pot)]
+            route = request.route
+            if (cost := _least(route.max_cost, request.max_cost)) is not None:
+                pots.append(Pot("this request", cost))
+            if (tokens := _least(route.max_total_tokens, request.max_total_tokens)) is not None:
+                pots.append(Pot("this request", tokens, unit="tokens"))
+            if not caps and not pots:
                 return inner(request)
-            pots = [Pot("this request", min(limits))] if limits else []
-            account = Account(self.purse, caps, pots, request.body, downgrade=request.route.downgrade)
+            account = Account(self.purse, caps, pots, request.body, downgrade=route.downgrade)
             return inner(msgspec.structs.replace(request, account=account))
 
         return handle
+
+
+def _least(route: int | None, request: int | None) -> int | None:
+    return request if route is None else route if request is None else min(route, request)
 
 
 class Start(Protocol):
@@ -131,7 +139,7 @@ def _settling(held: Held, worst: Worst) -> Callable[[Attempt], None]:
             tokens = worst.tokens
         else:
             tokens = 0 if attempt.usage is None else attempt.usage.total_tokens
-        held.settle(attempt.cost or 0, tokens)
+        attempt.settlement = held.settle(attempt.cost or 0, tokens)
 
     return settle
 

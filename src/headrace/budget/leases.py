@@ -29,6 +29,7 @@ __all__ = [
     "Demand",
     "Hold",
     "Leased",
+    "Settlement",
     "Slot",
     "Worker",
     "decide",
@@ -123,6 +124,13 @@ class Charge(msgspec.Struct, frozen=True, array_like=True):
     cost: int
     taken: int
     need: int = 0
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """What the end of one attempt means for the budgets; told to the store with the attempt's row, so that no crash parts the two."""
+
+    worker: Worker
+    charges: tuple[Charge, ...]
 
 
 class Balance(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Protocol
 
-from headrace.budget.leases import Answer, Charge, Demand, Hold, Leased, Slot, Worker
+from headrace.budget.leases import Answer, Charge, Demand, Hold, Leased, Settlement, Slot, Worker
 from headrace.clock import Clock, Timer
 from headrace.errors import BudgetUnavailable, StoreError
 
@@ -82,12 +82,15 @@ class Reservation:
             Hold(*demand.slot, demand.need) for demand in self._demands if demand.slot not in self.over
         )
 
-    def settle(self, costs: dict[str, int]) -> None:
-        """Book what the attempt cost, by unit; the rest is free again. Later calls change nothing."""
+    def settle(self, costs: dict[str, int]) -> Settlement | None:
+        """Book what the attempt cost, by unit; the rest is free again. Later calls change nothing.
+
+        Gives what the store is still to be told, with the attempt's row, where the reservation is `written`; else it is told here.
+        """
         if self._settled:
-            return
+            return None
         self._settled = True
-        self._purse._settle(self._demands, self.over, costs, written=self.written)  # noqa: SLF001  (one piece, two classes)
+        return self._purse._settle(self._demands, self.over, costs, written=self.written)  # noqa: SLF001  (one piece, two classes)
 
 
 class Purse:
@@ -246,7 +249,7 @@ class Purse:
 
     def _settle(
         self, demands: Sequence[Demand], over: frozenset[Slot], costs: dict[str, int], *, written: bool
-    ) -> None:
+    ) -> Settlement | None:
         charges: list[Charge] = []
         for demand in demands:
             cost = min(costs.get(demand.cap.budget.unit, 0), MOST)
@@ -260,9 +263,12 @@ class Purse:
                 holding.free += need - taken
             if cost or (need and written):
                 charges.append(Charge(*demand.slot, demand.end, cost, taken, need if written else 0))
+        self._arm()
+        if charges and written:
+            return Settlement(self.worker, tuple(charges))
         if charges:
             self._lender.settle(self.worker, charges)
-        self._arm()
+        return None
 
     def _arm(self) -> None:
         if self._timer is None and self._holdings:

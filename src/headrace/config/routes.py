@@ -51,6 +51,7 @@ def read_routes(
             tool_calls=table.choice("tool_calls", ("stream", "whole")) or usual.tool_calls,
             budgets=read_budgets(table, "budget", zone),
             max_cost=nano(table.money("max_cost_usd")),
+            max_total_tokens=table.integer("max_total_tokens", 0, 1, 10**12) or None,
             downgrade=table.choice("on_limit", ON_LIMIT) == "downgrade",
             cache=read_cache(table),
             context=read_context(table, folder),

@@ -134,6 +134,7 @@ class Answering:
             allowed=identity.allowed,
             budgets=identity.terms.budgets,
             max_cost=_max_cost(headers),
+            max_total_tokens=_max_total_tokens(headers),
         )
         return await self.engine.handle(request), request
 
@@ -182,6 +183,17 @@ def _max_cost(headers: Mapping[str, str]) -> Nanodollars | None:
         )
     whole, _, part = text.partition(".")
     return int(whole) * 1_000_000_000 + int(part.ljust(9, "0"))
+
+
+def _max_total_tokens(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("x-headrace-max-total-tokens")
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,12}", text, re.ASCII):
+        raise InvalidRequest(
+            f"x-headrace-max-total-tokens must be input and output tokens together, such as 20000, not {text[:40]!r}"
+        )
+    return int(text)
 
 
 # --- a whole answer ---------------------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ class Store(Protocol):
         """
 
     def record_attempt(self, call: Call, attempt: Attempt) -> None:
-        """Append the attempt, as it is now, to the ledger: on return the death of this process cannot take it back."""
+        """Append the attempt, as it is now, to the ledger, and settle its `settlement`, the two together: on return the death of this
+        process cannot take it back."""
 
     def record_call(self, call: Call) -> None:
         """Keep the call, as it is now, once it has ended; as safe as an attempt."""

@@ -33,7 +33,7 @@ import msgspec
 from headrace.budget.leases import Charge, Hold, Slot
 from headrace.store.rows import AttemptRow, StoredRequest
 
-__all__ = ["Abandoned", "Charged", "Entry", "Held", "Journal", "Started", "abandoned", "journal_ids"]
+__all__ = ["Abandoned", "Charged", "Ended", "Entry", "Held", "Journal", "Started", "abandoned", "journal_ids"]
 
 ROTATE_BYTES = 4 << 20
 """Some ten thousand requests; read back in a fraction of a second."""
@@ -51,6 +51,14 @@ class Started(msgspec.Struct, frozen=True, array_like=True):
     holds: tuple[Hold, ...]
 
 
+class Ended(msgspec.Struct, frozen=True, array_like=True):
+    """An attempt with what it means for the budgets: the two are never parted."""
+
+    row: AttemptRow
+    worker: str
+    charges: tuple[Charge, ...]
+
+
 class Charged(msgspec.Struct, frozen=True, array_like=True):
     """What a worker reports to the budgets (`Store.settle`)."""
 
@@ -66,10 +74,11 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
     amount: int
 
 
-Entry: TypeAlias = Started | AttemptRow | StoredRequest | Charged | Held
+Entry: TypeAlias = Started | Ended | AttemptRow | StoredRequest | Charged | Held
 
 _KINDS: dict[bytes, type] = {
     b"B": Started,
+    b"E": Ended,
     b"A": AttemptRow,
     b"R": StoredRequest,
     b"C": Charged,
@@ -117,14 +126,23 @@ class _Open:
                 for hold in holds:
                     self._add(worker, (hold.cap, hold.start), hold.need)
             case AttemptRow():
-                self.attempts.pop((entry.request_id, entry.call_wall, entry.number), None)
+                self._end(entry)
+            case Ended(row=row, worker=worker, charges=charges):
+                self._end(row)
+                self._settle(worker, charges)
             case Charged(worker=worker, charges=charges):
-                for charge in charges:
-                    self._add(worker, (charge.cap, charge.start), -charge.need)
+                self._settle(worker, charges)
             case Held(worker=worker, slot=slot, amount=amount):
                 self.held[worker][slot] = amount
             case StoredRequest():
                 pass
+
+    def _end(self, row: AttemptRow) -> None:
+        self.attempts.pop((row.request_id, row.call_wall, row.number), None)
+
+    def _settle(self, worker: str, charges: Sequence[Charge]) -> None:
+        for charge in charges:
+            self._add(worker, (charge.cap, charge.start), -charge.need)
 
     def _add(self, worker: str, slot: Slot, amount: int) -> None:
         if amount:

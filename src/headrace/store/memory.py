@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from headrace.budget.leases import Balance, Book, Charge, Demand, Hold, Leased, Worker
+from headrace.budget.leases import Balance, Book, Charge, Demand, Hold, Leased, Settlement, Worker
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import Conflict, StoreError
 from headrace.store.rows import (
@@ -87,6 +87,8 @@ class MemoryStore:
         with self._lock:
             if (entry := self._entry(call)) is not None:
                 entry.attempts.append(attempt_row(call, attempt))
+            if isinstance(attempt.settlement, Settlement):
+                self._book.settle(attempt.settlement.worker, attempt.settlement.charges)
 
     def record_call(self, call: Call) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from headrace.store import budgets, ledger
-from headrace.store.journal import Abandoned, Charged, abandoned, journal_ids
+from headrace.store.journal import Abandoned, Charged, Ended, abandoned, journal_ids
 
 __all__ = ["TAKEN", "positioned", "recover"]
 
@@ -59,9 +59,9 @@ def _take_in(connection: sqlite3.Connection, journal: Abandoned) -> None:
     if all(positions.get(name) == TAKEN for name in names):
         return
     entries, unended, reserved = journal.read(positions)
-    bad = ledger.insert(connection, entries)
+    bad = ledger.insert(connection, [entry.row if isinstance(entry, Ended) else entry for entry in entries])
     for entry in entries:
-        if isinstance(entry, Charged):
+        if isinstance(entry, Charged | Ended):
             budgets.settle(connection, entry.worker, entry.charges)
     bad += ledger.insert(connection, [started.row for started in unended])
     budgets.bury_journal(connection, journal.id, reserved if journal.complete else None)

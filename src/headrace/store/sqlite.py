@@ -25,11 +25,11 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Worker
+from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Settlement, Worker
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import StoreError
 from headrace.store import budgets, circuits, keys, ledger
-from headrace.store.journal import Charged, Journal, Started
+from headrace.store.journal import Charged, Ended, Journal, Started
 from headrace.store.recovery import TAKEN, positioned, recover
 from headrace.store.rows import (
     Actor,
@@ -101,7 +101,7 @@ class _Stop:
     __slots__ = ()
 
 
-_Row: TypeAlias = AttemptRow | StoredRequest | _Note | _Rotated
+_Row: TypeAlias = AttemptRow | Ended | StoredRequest | _Note | _Rotated
 _Placed: TypeAlias = tuple[_Row, int]
 """A row and the journal's position after it; 0 where it is in none."""
 
@@ -172,20 +172,27 @@ class SQLiteStore:
             raise StoreError(f"the journal of {self.path} could not be written: {error}") from error
 
     def record_attempt(self, call: Call, attempt: Attempt) -> None:
+        settlement = attempt.settlement
         if self._open():
-            self._put_down(attempt_row(call, attempt))
+            row = attempt_row(call, attempt)
+            if isinstance(settlement, Settlement):
+                self._put_down(Ended(row, settlement.worker.id, settlement.charges))
+            else:
+                self._put_down(row)
+        elif isinstance(settlement, Settlement):
+            self.settle(settlement.worker, settlement.charges)
 
     def record_call(self, call: Call) -> None:
         if self._open():
             self._put_down(request_row(call))
 
-    def _put_down(self, row: AttemptRow | StoredRequest) -> None:
+    def _put_down(self, row: AttemptRow | Ended | StoredRequest) -> None:
         with self._recording:
             self._queue.put((row, self._written(row)))
             if (old := self._journal.rotate()) is not None:
                 self._queue.put((_Rotated(old, self._journal.name), 0))
 
-    def _written(self, entry: AttemptRow | StoredRequest | Charged) -> int:
+    def _written(self, entry: AttemptRow | Ended | StoredRequest | Charged) -> int:
         """The journal's position after `entry`, 0 where it could not be written: then it is as safe as the process."""
         try:
             return self._journal.append(entry)
@@ -438,10 +445,12 @@ class SQLiteStore:
         try:
             synchronize(connection, "FULL")
             connection.execute("BEGIN IMMEDIATE")
-            bad = ledger.insert(connection, rows)
+            bad = ledger.insert(connection, [row.row if isinstance(row, Ended) else row for row in rows])
             for row in rows:
                 if isinstance(row, _Note):
                     row.write(connection)
+                elif isinstance(row, Ended):
+                    budgets.settle(connection, row.worker, row.charges)
             for old in done:
                 positioned(connection, old, TAKEN)
             if position:
@@ -509,7 +518,7 @@ class SQLiteStore:
         if not placed:
             return
         self._left = True
-        lost = sum(not at and isinstance(row, AttemptRow | StoredRequest) for row, at in placed)
+        lost = sum(not at and isinstance(row, AttemptRow | Ended | StoredRequest) for row, at in placed)
         if lost:
             self._drop(lost, why)
         else:
