@@ -89,6 +89,8 @@ class Reserve:
                 return self._reserved(inner, request)
             attempt = request.attempt
             assert attempt is not None
+            if request.max_tokens is not None:
+                _name(request.call, request.max_tokens)
             with suppress(StoreError):  # counted there; it fails no request that no budget holds for
                 self.start(request.call, attempt, partial(self._at_most, request))
             return inner(request)
@@ -145,7 +147,11 @@ def _settling(held: Held, worst: Worst) -> Callable[[Attempt], None]:
 
 
 def _written(request: Request, limit: int | None) -> Request:
-    if limit is None or limit == request.max_tokens:
+    if limit is None:
         return request
-    request.call.warn(f"the answer is limited to {limit} tokens of output")
+    _name(request.call, limit)
     return msgspec.structs.replace(request, max_tokens=limit)
+
+
+def _name(call: Call, limit: int) -> None:
+    call.warn(f"the answer is limited to {limit} tokens of output")
