@@ -461,6 +461,16 @@ def _sync(
     return call
 
 
+def _same(method: Callable[Concatenate[AsyncClient, P], R]) -> Callable[Concatenate[Client, P], R]:
+    """For what does not wait."""
+
+    @functools.wraps(method)
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(self.client, *args, **kwargs)
+
+    return call
+
+
 def _sync_stream(
     method: Callable[Concatenate[AsyncClient, P], AnswerStream[T]],
 ) -> Callable[Concatenate[Client, P], SyncAnswerStream[T]]:
@@ -557,17 +567,7 @@ class Client:
     stream = _sync_stream(AsyncClient.stream)
     models = _sync(AsyncClient.models)
     estimate = _sync(AsyncClient.estimate)
-
-    def budget(
-        self,
-        *,
-        usd: str | float | Decimal | None = None,
-        tokens: int | None = None,
-        on_limit: Literal["refuse", "downgrade"] = "refuse",
-        tags: Mapping[str, str] | None = None,
-    ) -> BudgetScope:
-        """See `AsyncClient.budget`."""
-        return self.client.budget(usd=usd, tokens=tokens, on_limit=on_limit, tags=tags)
+    budget = _same(AsyncClient.budget)
 
     def close(self) -> None:
         """Close connections, write what is queued, end the thread; idempotent."""
