@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         UnknownModel,
         Unsupported,
     )
-    from headrace.guards import redact, restore
+    from headrace.guards import redact, restore, untrusted
     from headrace.prompts import FilePrompt, Filled, Prompt, prompt
     from headrace.testing import fake
     from headrace.tools import ToolRun
@@ -105,7 +105,7 @@ _HOMES = {
         "ToolResult",
         "Usage",
     ),
-    "guards": ("redact", "restore"),
+    "guards": ("redact", "restore", "untrusted"),
     "prompts": (
         "FilePrompt",
         "Filled",
@@ -175,6 +175,7 @@ __all__ = [
     "restore",
     "system",
     "tool_result",
+    "untrusted",
     "user",
 ]
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     from headrace.config import Settings
+    from headrace.guards import Judge
 
     T = TypeVar("T", default=Any)
 else:
@@ -82,16 +83,22 @@ class AsyncClient:
     Args:
         settings: From `headrace.load`; None reads `headrace.toml` and the environment at the first request.
         models: Names of your own for cascades: ``{"fast": ["openai/gpt-5-mini", "gemini/..."]}``.
+        judges: Who is asked for an opinion where a route's guard names them, see docs/guards.md.
 
     Use as ``async with AsyncClient() as llm``, or call `aclose`. One client serves any number of concurrent requests on one
     event loop.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, models: Mapping[str, Levels] | None = None
+        self,
+        settings: Settings | None = None,
+        *,
+        models: Mapping[str, Levels] | None = None,
+        judges: Mapping[str, Judge] | None = None,
     ) -> None:
         self._settings = settings
         self._models = dict(models or {})
+        self._judges = dict(judges or {})
         self._engine: Engine | None = None
 
     @property
@@ -102,7 +109,7 @@ class AsyncClient:
                 from headrace import config
 
                 self._settings = config.load()
-            self._engine = Engine(self._settings)
+            self._engine = Engine(self._settings, judges=self._judges)
         return self._engine
 
     async def __aenter__(self) -> Self:
@@ -548,9 +555,13 @@ class Client:
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, models: Mapping[str, Levels] | None = None
+        self,
+        settings: Settings | None = None,
+        *,
+        models: Mapping[str, Levels] | None = None,
+        judges: Mapping[str, Judge] | None = None,
     ) -> None:
-        self.client = AsyncClient(settings, models=models)
+        self.client = AsyncClient(settings, models=models, judges=judges)
         self._portal: Portal | None = None
         self._first = threading.Lock()
 

@@ -50,12 +50,14 @@ from headrace.prices import Catalog, Model
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
 from headrace.providers.upstream import Endpoint, Upstream
 from headrace.store import MemoryStore, Store
-from headrace.types import Chat, Reply, Target
+from headrace.types import Chat, Message, Reply, Target, Text
 
 if TYPE_CHECKING:
     from headrace.cache.layer import Cache
     from headrace.cache.stores.sqlite import SQLiteEntries
     from headrace.config import ProviderSettings, Settings
+    from headrace.guards import Judge, Judgement
+    from headrace.guards.judge import Side
     from headrace.layers.guard import Guard
     from headrace.local import LocalModel
 
@@ -65,6 +67,12 @@ _chance = random.SystemRandom()
 
 DIRECT_ATTEMPTS = 3
 """Attempts at a model that was asked for by its own name: what both official SDKs make of theirs (one and two retries)."""
+
+JUDGEMENT_TOKENS = 64
+"""What a judge may say: a word, and a line with the reason."""
+
+JUDGEMENT_S = 30.0
+"""Seconds that it may take, within the deadline of the request."""
 
 Levels: TypeAlias = str | Sequence[str | tuple[str, int]]
 """A route's name, `provider/model`, or a cascade: a list of `provider/model`, each with its attempts where they matter."""
@@ -133,6 +141,7 @@ class Engine:
         settings: See `headrace.config`.
         clock, random, new_id: Time, chance (uniform on [0, 1)) and request ids.
         transport, store: In place of the real ones.
+        judges: By the names that `judge` of a route's guard gives them.
 
     Raises:
         StoreError: The store named by the settings cannot be opened.
@@ -148,6 +157,7 @@ class Engine:
         new_id: Callable[[], str] | None = None,
         transport: Transport | None = None,
         store: Store | None = None,
+        judges: Mapping[str, Judge] | None = None,
     ) -> None:
         self.settings = settings
         self.clock: Clock = clock if clock is not None else SystemClock()
@@ -173,7 +183,7 @@ class Engine:
             "trace": self.trace,
             "deadline": Deadline(self.clock),
             "identity": identity,
-            "guard": self._guard(),
+            "guard": self._guard(judges or {}),
             "cache": self._cache(random, libraries),
             "budget": OpenAccount(
                 Caps(budgets.total, budgets.users, budgets.teams, budgets.tags), self.purse
@@ -209,15 +219,26 @@ class Engine:
         if self._entries is not None:
             await asyncio.to_thread(self._entries.close)
 
-    def _guard(self) -> Layer:
+    def _guard(self, judges: Mapping[str, Judge]) -> Layer:
         """The guard, where the settings have one; without, nothing stands there."""
         routes = self.settings.routes.values()
         if self.settings.guard is None and all(route.guard is None for route in routes):
             return lambda inner: inner
         from headrace.layers.guard import Guard  # its patterns take a while, and most users never need them
 
-        self.guard = Guard()
+        self.guard = Guard(self.clock, judges, self._judge)
         return self.guard
+
+    async def _judge(self, name: str, side: Side, text: str, request: Request) -> Judgement:
+        """The opinion of the route `name` on a text, in a call of its own that the same budgets pay for."""
+        from headrace.guards.judge import question, read_judgement
+
+        system, said = question(str(self.route(name).cascade[0]), side, text)
+        asked = [Message(role="system", content=(Text(text=system),))] if system else []
+        asked.append(Message(role="user", content=(Text(text=said),)))
+        chat = Chat(model="", messages=tuple(asked), max_tokens=JUDGEMENT_TOKENS, temperature=0.0)
+        reply = await self.aside(request, name, chat, purpose="guard", timeout_s=JUDGEMENT_S)
+        return read_judgement(reply.text)
 
     def _cache(self, random: Callable[[], float], libraries: Mapping[str, Library]) -> Layer:
         """The cache, where a route has one; without, nothing stands there."""
@@ -230,7 +251,6 @@ class Engine:
             self.clock,
             random,
             documents={name: library.version for name, library in libraries.items()},
-            resolve=self.route,
         )
         return self.cache
 

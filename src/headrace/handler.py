@@ -43,6 +43,7 @@ from headrace.types import (
 )
 
 __all__ = [
+    "AnswerPolicy",
     "Body",
     "CachePolicy",
     "ContextPolicy",
@@ -198,9 +199,7 @@ class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
             that came from below the first level of the cascade.
         max_temperature: A request that states a higher temperature wants variety and is not answered from the cache.
         max_entry_bytes: The longest answer that is kept.
-        lookup_s: What a lookup may take; a slower one is a miss. `hook_s` is the same for parts of one's own (`headrace.cache.aid`).
-        judge: Who is asked whether an entry answers the question, where the shipped parts found none: a route or `provider/model`.
-        rewrite: `package.module:function`, which makes a last turn stand alone.
+        lookup_s: What a lookup may take; a slower one is a miss.
     """
 
     semantic: bool = False
@@ -211,9 +210,6 @@ class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_temperature: float = 0.0
     max_entry_bytes: int = 1 << 20
     lookup_s: float = 0.005
-    hook_s: float = 2.0
-    judge: str | None = None
-    rewrite: str | None = None
 
 
 class ContextPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,18 +236,45 @@ class ContextPolicy(msgspec.Struct, frozen=True, kw_only=True):
     summariser: str = ""
 
 
+class AnswerPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What must not come back on a route.
+
+    Attributes:
+        secrets: Keys, tokens and passwords are not let through.
+        allow_links: Domains that links may lead to, with those below them; None for all. `deny_links` are those that they may not.
+        max_characters: The longest text; None for no limit.
+        action: `block` an answer with any of these, or `flag` it.
+        whole: A stream is held until all of it has been looked at, instead of word by word.
+    """
+
+    secrets: bool = False
+    allow_links: tuple[str, ...] | None = None
+    deny_links: tuple[str, ...] = ()
+    max_characters: int | None = None
+    action: str = "block"
+    whole: bool = False
+
+
 class GuardPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """What a route keeps from leaving; see docs/guards.md.
+    """What a route keeps from leaving, from being believed, and from coming back; see docs/guards.md.
 
     Attributes:
         redact: Kinds of values (`headrace.guards.KINDS`); `patterns` are further ones, names and regular expressions.
         action: What becomes of a request that has some: `redact` them (and put them back in the answer), `block` it, or `flag`
             it, with a warning.
+        injections: What becomes of a request whose text from outside speaks to the model: `off`, `flag` or `block`.
+        judge: Who is asked for an opinion, a route or a name given to the client; empty for nobody. `judge_answers`: also of the
+            answer, which is then held until it is whole. `judge_fails`: `block` or `pass` when there is no opinion.
     """
 
     redact: tuple[str, ...] = ()
     patterns: tuple[tuple[str, str], ...] = ()
     action: str = "redact"
+    injections: str = "off"
+    answer: AnswerPolicy | None = None
+    judge: str = ""
+    judge_answers: bool = False
+    judge_fails: str = "block"
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

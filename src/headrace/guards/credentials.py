@@ -127,7 +127,7 @@ def find_secrets(text: str) -> Iterator[Span]:
 
 def _named(text: str) -> Iterator[Span]:
     for match in _NAMED.finditer(text):
-        value = match[1].rstrip(".!?:")
+        value = match[1].rstrip(".?:")
         if not _NO_VALUE.match(value) and _looks_secret(value):
             yield match.start(1), match.start(1) + len(value)
 

@@ -183,7 +183,7 @@ _NORTH_AMERICAN = re.compile(
 _TRUNK = re.compile(r"\(?0[1-9]\d{0,4}\)?(?:[ \xa0/-]{1,2}\d{2,8}){1,5}|\(?0[1-9](?:\.\d\d){4}")
 _DATE = re.compile(r"\d{1,2}[./-]\d{1,2}[./-](?:19|20)\d\d|(?:19|20)\d\d[./-]\d{1,2}[./-]\d{1,2}")
 _SAID = re.compile(
-    r"(?:\b|_)(?:(?:tele)?phone|tel|telef(?:on|oon|one|ono)|tel[eé]fono|t[eé]l[eé]phone|mobile|m[oó]vil|cell(?:phone|ulare?)?|"
+    r"(?:\b|_)(?:(?:tele)?phone|tel|telef(?:on|oon|one|ono)|tel[eé]fono|t[eé]l[eé]phone|mobile?|m[oó]vil|cell(?:phone|ulare?)?|"
     r"celular|handy|fax|whats ?app|sms|dial|(?:call|text|ring|reach)(?: (?:me|us|him|her|them))? (?:at|on|back at|under))"
     r"(?![a-z])[^\d\n.;!?]{0,24}\Z",
     re.IGNORECASE,
@@ -217,8 +217,10 @@ def _is_phone(number: str, text: str, start: int) -> bool:
         return False
     if _NORTH_AMERICAN.fullmatch(number):
         return True
+    if re.search(r"\d[ \xa0-]\Z", text[max(0, start - 2) : start]):
+        return False  # the end of a longer number
     if digits.startswith("00") and len(groups) > 1:
         return 10 <= len(digits) <= 15 and _CALLING_CODE.match(digits, 2) is not None
-    if 9 <= len(digits) <= 11 and _TRUNK.fullmatch(number):
+    if 9 <= len(digits) <= 12 and _TRUNK.fullmatch(number):
         return True
     return 7 <= len(digits) <= 15 and _SAID.search(text, max(0, start - 60), start) is not None

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from headrace.layers.guard.layer import Guard
+from headrace.layers.guard.layer import Guard, ModelJudge
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "ModelJudge"]

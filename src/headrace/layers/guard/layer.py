@@ -1,4 +1,5 @@
-"""Redacts a request before anything below sees it, and puts the values back in the answer.
+"""Redacts a request before anything below sees it, and puts the values back in the answer; looks at what comes from outside, and at what is
+answered.
 
 It stands above the cache, so that neither cache, ledger, trace nor provider ever has a value; they live in this request alone. Counts by
 kind are all that is said about them.
@@ -6,29 +7,50 @@ kind are all that is said about them.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from math import isinf
+from typing import TypeAlias
 
 import msgspec
 
 from headrace.call import Call
+from headrace.clock import Clock, timeout_at
 from headrace.dialects.texts import change_body, in_json
-from headrace.errors import HeadraceError, RequestBlocked
-from headrace.guards import Redactor, Restorer, Values
+from headrace.errors import AnswerBlocked, HeadraceError, RequestBlocked
+from headrace.guards import Judge, Judgement, Redactor, Restorer, Values, find_injections
+from headrace.guards.judge import Side
+from headrace.guards.outgoing import Violation
 from headrace.guards.redact import as_json, exchanger
-from headrace.handler import Body, GuardPolicy, Handler, Request, Stream
+from headrace.guards.untrusted import fenced
+from headrace.handler import AnswerPolicy, Body, GuardPolicy, Handler, OneBatch, Request, Stream, assemble
+from headrace.layers.guard.checked import Checked, CheckedStream
 from headrace.layers.guard.restored import Restored
-from headrace.types import Batch
+from headrace.types import Batch, Chat, Document, Text, ToolResult
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "ModelJudge"]
+
+logger = logging.getLogger("headrace.guard")
+
+ModelJudge: TypeAlias = Callable[[str, Side, str, Request], Awaitable[Judgement]]
+"""A route's name, which side, the text, and the request that it is for."""
 
 
 class Guard:
-    """The layer; it does nothing for routes without a policy."""
+    """The layer; it does nothing for routes without a policy.
 
-    __slots__ = ("_redactors",)
+    Args:
+        judges: By the names that routes give them.
+        model_judge: Asks a route of that name in place of a judge.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_clock", "_judges", "_model_judge", "_redactors")
+
+    def __init__(self, clock: Clock, judges: Mapping[str, Judge], model_judge: ModelJudge) -> None:
+        self._clock = clock
+        self._judges = judges
+        self._model_judge = model_judge
         self._redactors: dict[GuardPolicy, Redactor] = {}
 
     def __call__(self, inner: Handler) -> Handler:
@@ -37,19 +59,73 @@ class Guard:
             if policy is None or request.call.purpose != "answer":
                 return await inner(request)
             body, values = self.redacted(request.body, policy, request.call)
+            if policy.injections != "off":
+                _look_for_injections(body, policy, request.call)
+            if policy.judge:
+                await self._judge("request", _last_words(body), request, policy)
+            if values:
+                watch = request.watch
+                asked = msgspec.structs.replace(
+                    request,
+                    body=body,
+                    redacted=values,
+                    watch=None if watch is None else _restoring(watch, values),
+                )
+            else:
+                asked = request
+            stream = await inner(asked)
+            if policy.answer is not None or policy.judge_answers:
+                stream = await self._looked_at(stream, request, policy)
             if not values:
-                return await inner(request)
+                return stream
             json_text = request.output is not None or _asks_for_json(body)
-            watch = request.watch
-            asked = msgspec.structs.replace(
-                request,
-                body=body,
-                redacted=values,
-                watch=None if watch is None else _restoring(watch, values),
-            )
-            return RestoredStream(await inner(asked), Restored(values, json_text=json_text))
+            return RestoredStream(stream, Restored(values, json_text=json_text))
 
         return handle
+
+    async def _looked_at(self, stream: Stream, request: Request, policy: GuardPolicy) -> Stream:
+        """`stream` without what must not come back: as it comes, or all at once where nothing may be given out before."""
+        rules = policy.answer
+        if rules is not None:
+            stream = CheckedStream(stream, Checked(rules, _found(rules, request.call)))
+        if request.stream and not policy.judge_answers and (rules is None or not rules.whole):
+            return stream
+        frames: Batch = []
+        try:
+            async for batch in stream:
+                frames += batch
+        finally:
+            await stream.aclose()
+        if policy.judge_answers:
+            reply = assemble([event for frame in frames for event in frame.events])
+            await self._judge("answer", reply.text, request, policy)
+        return OneBatch(frames)
+
+    async def _judge(self, side: Side, text: str, request: Request, policy: GuardPolicy) -> None:
+        """Raises `RequestBlocked` or `AnswerBlocked` unless the judge finds `text` safe."""
+        if not text.strip():
+            return
+        name, judge = policy.judge, self._judges.get(policy.judge)
+        try:
+            async with timeout_at(self._clock, None if isinf(request.deadline) else request.deadline):
+                if judge is not None:
+                    judgement = await judge(side, text)
+                else:
+                    judgement = await self._model_judge(name, side, text, request)
+        except Exception as error:  # noqa: BLE001  (a judge of one's own may raise anything)
+            kind = error.kind if isinstance(error, HeadraceError) else type(error).__name__
+            logger.warning("the judge %s gave no opinion on a %s: %s", name, side, kind)
+            if policy.judge_fails == "pass":
+                request.call.warn(f"guard: the judge {name} gave no opinion on the {side}")
+                return
+            judgement = Judgement(False, f"the judge gave no opinion: {kind}")
+        if not judgement.safe:
+            said = f"the {side} is not let through by {name}" + (
+                f": {judgement.why}" if judgement.why else ""
+            )
+            if side == "request":
+                raise RequestBlocked(said, reason="judge", found=(judgement.why,))
+            raise AnswerBlocked(said, reason="judge", target=str(request.call.target or ""))
 
     def redacted(self, body: Body, policy: GuardPolicy, call: Call | None = None) -> tuple[Body, Values]:
         """`body` as it may leave, and what its placeholders stand for. What was done is named on `call`, in numbers.
@@ -58,6 +134,8 @@ class Guard:
             RequestBlocked: The policy blocks what was found.
             InvalidRequest: The body cannot be read.
         """
+        if not policy.redact and not policy.patterns:
+            return body, {}
         redactor = self._redactors.get(policy)
         if redactor is None:
             redactor = self._redactors[policy] = Redactor(policy.redact, dict(policy.patterns))
@@ -100,6 +178,62 @@ class Guard:
             call.warn(f"guard: redacted {said}")
         exchange = exchanger(values, also_json=True)
         return change_body(body, lambda text, _: exchange(text)), values
+
+
+def _look_for_injections(body: Body, policy: GuardPolicy, call: Call) -> None:
+    """Raises `RequestBlocked` where text from outside speaks to the model and the policy blocks it; else it is named."""
+    for place, text in _from_outside(body.chat):
+        reasons = find_injections(text)
+        if not reasons:
+            continue
+        said = f"{place} speaks to the model ({', '.join(reasons)})"
+        if policy.injections == "block":
+            raise RequestBlocked(
+                f"{said}, which this route does not let pass: leave it out", reason="injection", found=reasons
+            )
+        call.warn(f"guard: {said}")
+
+
+def _from_outside(chat: Chat) -> Iterator[tuple[str, str]]:
+    """Results of tools, documents, and what `untrusted` fenced; each with its place."""
+    for number, message in enumerate(chat.messages):
+        for block in message.content:
+            match block:
+                case ToolResult(content=content):
+                    for part in content:
+                        if isinstance(part, Text):
+                            yield f"the tool result in message {number}", part.text
+                case Document(text=str(text)):
+                    yield f"the document in message {number}", text
+                case Text(text=text):
+                    for inside in fenced(text):
+                        yield f"untrusted text in message {number}", inside
+                case _:
+                    pass
+
+
+def _last_words(body: Body) -> str:
+    """What the user said last."""
+    for message in reversed(body.chat.messages):
+        if message.role == "user":
+            texts = [block.text for block in message.content if isinstance(block, Text)]
+            if texts:
+                return "\n".join(texts)
+    return ""
+
+
+def _found(rules: AnswerPolicy, call: Call) -> Callable[[Violation], None]:
+    def tell(violation: Violation) -> None:
+        if rules.action == "flag":
+            call.warn(f"guard: the answer has {violation.said}")
+            return
+        raise AnswerBlocked(
+            f"the answer has {violation.said}, which this route does not let pass",
+            reason=violation.reason,
+            target=str(call.target or ""),
+        )
+
+    return tell
 
 
 def _asks_for_json(body: Body) -> bool:
