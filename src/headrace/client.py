@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -19,12 +20,14 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 import msgspec
 
 from headrace.answer import Answer, AnswerStream, Taken
+from headrace.batch import Drawn, Journal, Pace, Progress, Row, Rows, Run, run_rows, template
 from headrace.budget import BudgetScope, open_scopes
 from headrace.content import Prompt, as_messages
 from headrace.engine import Engine, Levels
 from headrace.errors import InvalidRequest
 from headrace.handler import Route
 from headrace.output import Shape, shape_of
+from headrace.prompts.file import FilePrompt
 from headrace.prompts.prompt import Filled
 from headrace.rounds import Asked, Rounds
 from headrace.tokens import estimate_chat
@@ -250,6 +253,113 @@ class AsyncClient:
 
         return AnswerStream(rounds, shape)
 
+    async def map(
+        self,
+        model: Levels,
+        rows: Iterable[object] | str | Path,
+        prompt: str | FilePrompt | Callable[[Row], Prompt | Filled] = "{text}",
+        *,
+        output: type[T] | Mapping[str, Any] | None = None,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        timeout: float | None = None,
+        user: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        concurrency: int | Literal["auto"] = "auto",
+        resume: str | Path | None = None,
+        retry_failed: bool = False,
+        progress: bool | Callable[[Progress], None] = False,
+    ) -> Run[T]:
+        """Ask the same of many rows. See docs/batch.md.
+
+        Args:
+            rows: Mappings or texts, or a `.jsonl`, `.csv` or `.txt` file; read one after the other.
+            prompt: A text with `{name}` for a row's members (a text is `{text}`), a prompt file's, or a function of the row.
+            timeout: Seconds for one row.
+            concurrency: Rows at once, 1 or more; `auto` follows the rate limits.
+            resume: A `.jsonl` file for the results. Rows that it has are not asked again, so that a run that was killed goes on.
+            retry_failed: Ask those again that failed in an earlier run.
+            progress: A line on standard error, or a function that hears of each row.
+
+        Returns:
+            What became of every row; a row that fails does not raise.
+
+        Raises:
+            InvalidRequest: The rows cannot be read, or are not those that `resume` has.
+        """
+        source, shape = Rows(rows), None if output is None else shape_of(output)
+        job = _job(model, prompt, shape, system, max_tokens, temperature)
+        make = _of_row(prompt)
+
+        async def ask(row: Row) -> Rounds[T]:
+            return await self._rounds(
+                model,
+                make(row),
+                output,
+                system,
+                max_tokens,
+                temperature,
+                None,
+                (),
+                None,
+                (),
+                1,
+                None,
+                60.0,
+                None,
+                None,
+                None,
+                timeout,
+                user,
+                tags,
+            )
+
+        if concurrency != "auto" and concurrency < 1:
+            raise InvalidRequest(
+                f"concurrency must be 1 or more, or 'auto', not {concurrency!r}", param="concurrency"
+            )
+        journal = Journal(resume)
+        report = _reporter(progress)
+
+        async def go(*, failed_too: bool) -> Run[T]:
+            total = source.total
+            journal.lock()
+            try:
+                stopped = await run_rows(
+                    source,
+                    journal,
+                    ask,
+                    job=job,
+                    pace=Pace(None if concurrency == "auto" else concurrency),
+                    clock=self.engine.clock,
+                    total=total,
+                    retry_failed=failed_too,
+                    report=report,
+                )
+            finally:
+                journal.unlock()
+            return Run(journal, shape, total, stopped, again)
+
+        async def again() -> Run[T]:
+            if not source.again:
+                raise InvalidRequest("the rows were an iterator, which is read only once", param="rows")
+            return await go(failed_too=True)
+
+        try:
+            return await go(failed_too=retry_failed)
+        except BaseException:
+            journal.close()
+            raise
+
+    async def retry_failed(self, run: Run[T]) -> Run[T]:
+        """Ask the failed rows of `run` once more, and those that it left undone; the same results, brought up to date.
+
+        Raises:
+            InvalidRequest: Its rows were an iterator.
+        """
+        return await run.again()
+
     async def models(self) -> list[ModelInfo]:
         """The names that can be asked: own ones, routes, and the catalogue's models of providers whose key is there."""
         engine = self.engine
@@ -400,6 +510,43 @@ def _shape(
     if isinstance(filled, Filled) and filled.output is not None:
         return shape_of(filled.output)
     return None
+
+
+def _of_row(prompt: str | FilePrompt | Callable[[Row], Prompt | Filled]) -> Callable[[Row], Prompt | Filled]:
+    """What a row is asked."""
+    if isinstance(prompt, str):
+        return template(prompt)
+    return prompt.fill if isinstance(prompt, FilePrompt) else prompt
+
+
+def _job(
+    model: Levels,
+    prompt: str | FilePrompt | Callable[[Row], Prompt | Filled],
+    shape: Shape[Any] | None,
+    system: str | None,
+    max_tokens: int | None,
+    temperature: float | None,
+) -> str:
+    """What all rows of a batch share. Of a function only the name is known."""
+    asked = (
+        prompt.version
+        if isinstance(prompt, FilePrompt)
+        else prompt
+        if isinstance(prompt, str)
+        else getattr(prompt, "__qualname__", "")
+    )
+    schema = None if shape is None else shape.schema
+    return msgspec.json.encode(
+        [model, asked, schema, system, max_tokens, temperature], order="sorted"
+    ).decode()
+
+
+def _reporter(progress: bool | Callable[[Progress], None]) -> Callable[[Progress, float, bool], None]:
+    if progress is True:
+        return Drawn(sys.stderr).show
+    if progress is False:
+        return lambda progress, now, last: None
+    return lambda said, now, last: progress(said)
 
 
 _CONFIG: Mapping[str, tuple[str, ...]] = {
@@ -576,6 +723,8 @@ class Client:
 
     chat = _sync(AsyncClient.chat)
     stream = _sync_stream(AsyncClient.stream)
+    map = _sync(AsyncClient.map)
+    retry_failed = _sync(AsyncClient.retry_failed)
     models = _sync(AsyncClient.models)
     estimate = _sync(AsyncClient.estimate)
     budget = _same(AsyncClient.budget)

@@ -54,7 +54,7 @@ class Rounds(Generic[T]):
         InvalidRequest: `max_rounds` is below 1.
     """
 
-    __slots__ = ("_asked", "_chat", "_deadline", "_engine", "_pots", "_repeats", "answers", "runs")
+    __slots__ = ("_asked", "_chat", "_deadline", "_engine", "_pots", "_repeats", "answers", "calls", "runs")
 
     def __init__(self, engine: Engine, asked: Asked[T]) -> None:
         if asked.max_rounds < 1:
@@ -72,6 +72,8 @@ class Rounds(Generic[T]):
             self._pots += (Pot("this request", asked.route.max_cost),)
         if asked.functions and asked.route.max_total_tokens is not None:
             self._pots += (Pot("this request", asked.route.max_total_tokens, unit="tokens"),)
+        self.calls: list[Call] = []
+        """The record of every round, of one that failed too."""
         self.answers: list[Answer[Any]] = []
         """Those that asked for functions, in order."""
         self.runs: list[ToolRun] = []
@@ -82,6 +84,7 @@ class Rounds(Generic[T]):
         asked, engine = self._asked, self._engine
         route = asked.route
         call = engine.new_call(model=route.name, stream=stream)
+        self.calls.append(call)
         call.route, call.user, call.tags = route.name, asked.user, dict(asked.tags)
         if asked.functions:
             call.tags["loop"] = self.answers[0].id if self.answers else call.id

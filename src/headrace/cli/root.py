@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from headrace import __version__
+from headrace.cli.batch import batch
 from headrace.cli.cache import cache
 from headrace.cli.configuration import check, stack
 from headrace.cli.console import Console, error_members
@@ -62,7 +63,7 @@ def headrace() -> None:
     """
 
 
-for _verb in (serve, ask, chat, models, keys, prompts, cache, check, explain, stack, doctor):
+for _verb in (serve, ask, chat, batch, models, keys, prompts, cache, check, explain, stack, doctor):
     headrace.add_command(_verb)
 
 

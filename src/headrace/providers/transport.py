@@ -371,8 +371,10 @@ class _Pool:
         """Close what has been idle for too long; look again when the next one could be: one timer, not one a connection."""
         self._timer = None
         idle = self.idle
-        limit = self._clock.now() - self._idle_s
-        while idle and idle[0].idle_since <= limit:
+        now = self._clock.now()
+        while (
+            idle and idle[0].idle_since + self._idle_s <= now
+        ):  # the timer's own sum: another one rounds otherwise
             idle.pop(0).discard()
         if idle:
             self._arm(idle[0].idle_since)

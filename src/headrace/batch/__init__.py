@@ -1,0 +1,24 @@
+"""Many questions at once: rows in, a journal out that survives being killed. See `docs/batch.md`."""
+
+from __future__ import annotations
+
+from headrace.batch.journal import Journal, Line
+from headrace.batch.pace import Pace
+from headrace.batch.progress import Drawn, Progress
+from headrace.batch.rows import Row, Rows, template
+from headrace.batch.run import Asking, Result, Run, run_rows
+
+__all__ = [
+    "Asking",
+    "Drawn",
+    "Journal",
+    "Line",
+    "Pace",
+    "Progress",
+    "Result",
+    "Row",
+    "Rows",
+    "Run",
+    "run_rows",
+    "template",
+]
