@@ -135,7 +135,7 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
         why: Why the cache was not asked, or not used.
         entry: The id of the entry; `target` is who had answered, `age_s` how long ago.
         p, tau: The probability that the answer is right, and the least that is served; of the semantic tier.
-        state: Where `tau` comes from: `prior`, `certified`, `infeasible` or `shadow`.
+        state: Where `tau` comes from: `prior`, `certified`, `infeasible` or `shadow`; `scored` or `judged` where a part of one's own decided.
         vetoes: The nearest entries that a guard turned down, as `guard` each.
         saved: Nano-dollars that asking would have cost, None where unknown; `saved_s` the seconds that the first answer took.
     """
@@ -206,8 +206,8 @@ class Call(msgspec.Struct, kw_only=True):
 
     @property
     def target(self) -> Target | None:
-        """Who answered, or was asked last."""
-        return self.attempts[-1].target if self.attempts else None
+        """Who answered, or was asked last; who was asked to judge is not meant."""
+        return next((one.target for one in reversed(self.attempts) if one.purpose != "judge"), None)
 
     @property
     def sent(self) -> int:

@@ -251,6 +251,7 @@ class Engine:
             self.clock,
             random,
             documents={name: library.version for name, library in libraries.items()},
+            resolve=self.route,
         )
         return self.cache
 

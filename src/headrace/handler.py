@@ -199,7 +199,9 @@ class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
             that came from below the first level of the cascade.
         max_temperature: A request that states a higher temperature wants variety and is not answered from the cache.
         max_entry_bytes: The longest answer that is kept.
-        lookup_s: What a lookup may take; a slower one is a miss.
+        lookup_s: What a lookup may take; a slower one is a miss. `hook_s` is the same for parts of one's own (`headrace.cache.aid`).
+        judge: Who is asked whether an entry answers the question, where the shipped parts found none: a route or `provider/model`.
+        rewrite: `package.module:function`, which makes a last turn stand alone.
     """
 
     semantic: bool = False
@@ -210,6 +212,9 @@ class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_temperature: float = 0.0
     max_entry_bytes: int = 1 << 20
     lookup_s: float = 0.005
+    hook_s: float = 2.0
+    judge: str | None = None
+    rewrite: str | None = None
 
 
 class ContextPolicy(msgspec.Struct, frozen=True, kw_only=True):

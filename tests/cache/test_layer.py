@@ -364,7 +364,7 @@ def test_tenants_never_meet() -> None:
     async def main() -> None:
         for text in texts:
             key = key_of(text, tenant="acme")
-            house.cache._keep(key, house.policy, house.request(text), [[Frame((Complete(answer()),))]])
+            house.cache.keep(key, house.policy, house.request(text), [[Frame((Complete(answer()),))]])
         system = [{"role": "system", "content": "Be rude."}]
         crossed = found = 0
         others: list[dict[str, Any]]

@@ -40,6 +40,8 @@ _PLACEHOLDER = re.compile(r"\[([A-Z][A-Z0-9_]*)_(\d+)\]")
 DIGEST_BYTES = 16
 """128 bits: a collision among 10**9 keys has a probability below 10**-20."""
 
+_SYSTEM = ("system", "developer")
+
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -75,8 +77,16 @@ def digest(*parts: bytes, secret: bytes = b"") -> bytes:
     return hash_.digest()
 
 
-def read_key(request: Request, policy: CachePolicy, *, documents: str = "", secret: bytes = b"") -> Key:
-    """The key of `request` under `policy`; `documents` is the version of what the route quotes from, `secret` goes into all hashes. Pure.
+def read_key(
+    request: Request,
+    policy: CachePolicy,
+    *,
+    documents: str = "",
+    secret: bytes = b"",
+    standalone: str | None = None,
+) -> Key:
+    """The key of `request` under `policy`; `documents` is the version of what the route quotes from, `secret` goes into all hashes; with
+    `standalone` it is that of the request whose only turn, the system's aside, were that text. Pure.
 
     Raises:
         msgspec.DecodeError: The body is not JSON.
@@ -97,6 +107,9 @@ def read_key(request: Request, policy: CachePolicy, *, documents: str = "", secr
     for name in OUT_OF_SCOPE:
         members.pop(name, None)
     messages = [_normal(message) for message in messages]
+    if standalone is not None:
+        first = [message for message in messages[:-1] if message.get("role") in _SYSTEM]
+        messages = [*first, {**messages[-1], "content": [{"type": "text", "text": standalone}]}]
     text, rest = _last_text(messages[-1])
     values: Mapping[str, str] = {}
     if text is not None:
@@ -130,7 +143,7 @@ def read_key(request: Request, policy: CachePolicy, *, documents: str = "", secr
         tenant=tenant,
         text=text,
         values=values,
-        turns=sum(message.get("role") not in ("system", "developer") for message in messages[:-1]),
+        turns=sum(message.get("role") not in _SYSTEM for message in messages[:-1]),
         bypass=_bypass(members, messages, text, policy),
         volatile=text is not None and is_volatile(text),
     )

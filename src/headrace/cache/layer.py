@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 import msgspec
 
+from headrace.cache.aid import Aid, Aided
 from headrace.cache.counts import Counts
 from headrace.cache.entry import Entry, decode_reply, encode_reply, unfit
 from headrace.cache.key import Key, read_key
@@ -35,6 +36,8 @@ JITTER = 0.1
 
 LONGEST_FLIGHT_S = 3_600.0
 """How long an answer may be on its way while a purge is remembered for it."""
+
+Landed: TypeAlias = Callable[[Request, list[Batch]], None]
 
 _REPLY_IDS = {"openai-chat": "chatcmpl-", "anthropic": "msg_"}
 
@@ -61,6 +64,19 @@ class Found(msgspec.Struct, frozen=True):
     vetoes: tuple[str, ...]
 
 
+class Near(Protocol):
+    """An entry that is near: its cosine, the guard that turned it down, its probability where that was asked."""
+
+    @property
+    def entry(self) -> Entry: ...
+    @property
+    def cosine(self) -> float: ...
+    @property
+    def veto(self) -> str | None: ...
+    @property
+    def p(self) -> float | None: ...
+
+
 class Likeness(Protocol):
     """The semantic tier."""
 
@@ -72,6 +88,11 @@ class Likeness(Protocol):
     def find(self, key: Key, shelf: Shelf, policy: CachePolicy, *, fresh: Callable[[Entry], bool]) -> Found:
         """The best entry of the key's scope."""
 
+    def candidates(
+        self, text: str, scope: bytes, shelf: Shelf, *, fresh: Callable[[Entry], bool]
+    ) -> Sequence[Near]:
+        """The nearest entries of the scope with what is made of each, the nearest first."""
+
     def why_not(self, key: Key) -> str | None:
         """Why a question of this kind is not matched by likeness, neither asked nor answered; None where it is."""
 
@@ -81,6 +102,7 @@ class Cache:
 
     Args:
         likeness: The semantic tier; None without.
+        aid: Parts of one's own that are asked where those found nothing.
         kept: Where entries outlive the process; None for nowhere.
         secret: At most 64 bytes that go into all hashes, so that nobody can guess what was asked from a file of them.
         documents: The version of the documents that a route quotes from, by route; an answer is of one version.
@@ -94,6 +116,7 @@ class Cache:
         *,
         random: Callable[[], float],
         likeness: Likeness | None = None,
+        aid: Aid | None = None,
         kept: Kept | None = None,
         documents: Mapping[str, str] | None = None,
         secret: bytes = b"",
@@ -106,9 +129,10 @@ class Cache:
         self._purged: list[tuple[float, Selection]] = []
         self._secret = secret
         self._documents = dict(documents or {})
-        self._clock = clock
+        self.clock = clock
         self._random = random
         self.likeness = likeness
+        self.aid = aid if aid is not None else Aid()
         self._kept = kept
         self._new_id = new_id
 
@@ -147,7 +171,11 @@ class Cache:
         stream_found = self.lookup(key, request, policy)
         if stream_found is not None:
             return stream_found
-        passenger, leads = await self.flights.board(key.exact, request, inner, self._landing(key, policy))
+        landed = self._landing(key, policy)
+        if self.aid.helps(request.route):
+            aided = Aided(self, key, policy, inner)
+            inner, landed = aided, self._guarded(aided.landed)
+        passenger, leads = await self.flights.board(key.exact, request, inner, landed)
         if not leads:
             call.cache = "hit-exact"
             call.cached = Cached(tier="flight", target=str(passenger.target or ""))
@@ -160,7 +188,7 @@ class Cache:
             documents = self._documents.get(request.route.name, "")
             return read_key(request, policy, documents=documents, secret=self._secret)
         except Exception:  # noqa: BLE001  (whoever is asked next says what is wrong with the body)
-            self._failed("reading a request")
+            self.failed("reading a request")
             return None
 
     # --- looking ------------------------------------------------------------------------------------------------------
@@ -175,16 +203,16 @@ class Cache:
             call.cached = found[1]
             if found[0] is None:
                 return None
-            stream = self._replay(found[0], found[1], call, key)
+            stream = self.replay(found[0], found[1], call, key)
         except Exception:  # noqa: BLE001  (a miss is always possible)
-            self._failed("looking up")
+            self.failed("looking up")
             return None
         call.cache = f"hit-{found[1].tier}"
         return stream
 
     def find(self, key: Key, policy: CachePolicy) -> tuple[Entry | None, Cached]:
         """The entry that answers `key`, and how it was found or why not."""
-        started, wall = self._clock.now(), self._clock.wall()
+        started, wall = self.clock.now(), self.clock.wall()
 
         def fresh(entry: Entry) -> bool:
             if entry.expires > wall:
@@ -207,7 +235,7 @@ class Cache:
         if unfit_for is not None:
             return None, Cached(why=f"not matched by likeness: {unfit_for}")
         found = likeness.find(key, self.shelf, policy, fresh=fresh)
-        if found.entry is not None and self._clock.now() - started > policy.lookup_s:
+        if found.entry is not None and self.clock.now() - started > policy.lookup_s:
             return None, Cached(why="lookup too slow", state=found.state)
         cached = Cached(p=found.p, tau=found.tau, state=found.state, vetoes=found.vetoes)
         if found.entry is None:
@@ -216,6 +244,27 @@ class Cache:
         return found.entry, msgspec.structs.replace(
             hit, p=found.p, tau=found.tau, state=found.state, vetoes=found.vetoes
         )
+
+    def near(self, key: Key) -> list[Near]:
+        """The nearest entries of the key's scope, those that a guard turned down too; none where likeness is not asked."""
+        if self.likeness is None or key.text is None or self.likeness.why_not(key) is not None:
+            return []
+        wall = self.clock.wall()
+        return list(
+            self.likeness.candidates(
+                key.text, key.scope, self.shelf, fresh=lambda entry: entry.expires > wall
+            )
+        )
+
+    def cached_by_likeness(self, entry: Entry, *, p: float | None, tau: float | None, state: str) -> Cached:
+        """What is said of a semantic hit."""
+        hit = self._cached("semantic", entry, self.clock.wall())
+        return msgspec.structs.replace(hit, p=p, tau=tau, state=state)
+
+    def rekeyed(self, request: Request, policy: CachePolicy, standalone: str) -> Key:
+        """The key of the same request, had its last turn been `standalone` and the first of its conversation."""
+        documents = self._documents.get(request.route.name, "")
+        return read_key(request, policy, documents=documents, secret=self._secret, standalone=standalone)
 
     def _cached(self, tier: str, entry: Entry, wall: float) -> Cached:
         return Cached(
@@ -227,12 +276,12 @@ class Cache:
             saved_s=entry.took,
         )
 
-    def _replay(self, entry: Entry, cached: Cached, call: Call, key: Key) -> Stream:
+    def replay(self, entry: Entry, cached: Cached, call: Call, key: Key) -> Stream:
         try:
             reply = decode_reply(
                 entry.body,
                 id=_REPLY_IDS.get(call.dialect, "") + call.id.removeprefix("req_"),
-                created=int(self._clock.wall()),
+                created=int(self.clock.wall()),
                 alike=cached.tier != "exact",
                 restore=lambda text: restore(text, key.values),
             )
@@ -244,16 +293,19 @@ class Cache:
 
     # --- keeping ------------------------------------------------------------------------------------------------------
 
-    def _landing(self, key: Key, policy: CachePolicy) -> Callable[[Request, list[Batch]], None]:
+    def _landing(self, key: Key, policy: CachePolicy) -> Landed:
+        return self._guarded(lambda request, batches: self.keep(key, policy, request, batches))
+
+    def _guarded(self, keep: Landed) -> Landed:
         def landed(request: Request, batches: list[Batch]) -> None:
             try:
-                self._keep(key, policy, request, batches)
+                keep(request, batches)
             except Exception:  # noqa: BLE001  (the answer is the caller's, kept or not)
-                self._failed("keeping an answer")
+                self.failed("keeping an answer")
 
         return landed
 
-    def _keep(self, key: Key, policy: CachePolicy, request: Request, batches: list[Batch]) -> None:
+    def keep(self, key: Key, policy: CachePolicy, request: Request, batches: list[Batch]) -> None:
         reply = assemble([event for batch in batches for frame in batch for event in frame.events])
         why = unfit(reply, batches, max_bytes=policy.max_entry_bytes, placeholders=key.values)
         if why is not None:
@@ -265,7 +317,7 @@ class Cache:
         ttl = policy.volatile_ttl_s if key.volatile else policy.ttl_s
         if target is not None and target != request.route.cascade[0]:
             ttl = min(ttl, policy.fallback_ttl_s)
-        wall = self._clock.wall()
+        wall = self.clock.wall()
         entry = Entry(
             id=self._new_id(),
             scope=key.scope,
@@ -280,7 +332,7 @@ class Cache:
             body=encode_reply(reply, exchanger(key.values)),
             cost=None if attempt is None else attempt.cost,
             tokens=0 if reply.usage is None else reply.usage.total_tokens,
-            took=self._clock.now() - request.call.started_at,
+            took=self.clock.now() - request.call.started_at,
             tags=tuple(f"{name}={value}" if value else name for name, value in request.call.tags.items()),
             documents=self._documents.get(request.route.name, ""),
         )
@@ -293,6 +345,26 @@ class Cache:
         if self._kept is not None:
             self._kept.put(entry)
 
+    def alias(self, entry: Entry, key: Key) -> None:
+        """Keep `entry` for `key` too, found by its words alone; only the text, since it answered another question."""
+        reply = decode_reply(entry.body, id="", created=0, alike=True)
+        copy = msgspec.structs.replace(
+            entry,
+            id=self._new_id(),
+            scope=key.scope,
+            exact=key.exact,
+            text=key.text,
+            canonical=None if key.text is None else canonical(key.text),
+            body=encode_reply(reply),
+            hits=0,
+            vector=b"",
+            encoder="",
+            signature=b"",
+        )
+        self.shelf.put(copy)
+        if self._kept is not None:
+            self._kept.put(copy)
+
     def _vector(self, entry: Entry, key: Key, policy: CachePolicy) -> None:
         likeness = self.likeness
         if likeness is None or not policy.semantic or key.text is None:
@@ -301,7 +373,7 @@ class Cache:
             if likeness.why_not(key) is None:
                 likeness.prepare(entry)
         except Exception:  # noqa: BLE001  (without its vector the entry is found by its words)
-            self._failed("encoding a question")
+            self.failed("encoding a question")
 
     def restore(self, entries: list[Entry]) -> None:
         """Put entries that were kept back on the shelf; vectors of another encoder are made again."""
@@ -318,7 +390,7 @@ class Cache:
             if likeness is not None and entry.text is not None:
                 likeness.prepare(entry)
         except Exception:  # noqa: BLE001  (found by its words then)
-            self._failed("encoding a question")
+            self.failed("encoding a question")
 
     def follow(self, new: list[Entry], gone: list[str]) -> None:
         """Take over what other processes did to the file; to be called on the event loop."""
@@ -331,7 +403,7 @@ class Cache:
         gone = self.shelf.remove([entry.id for entry in self.shelf if selection.takes(entry)])
         if self._kept is not None:
             self._kept.purge(selection)
-        now = self._clock.wall()
+        now = self.clock.wall()
         self._purged = [(at, one) for at, one in self._purged if at > now - LONGEST_FLIGHT_S]
         self._purged.append((now, selection))
         return len(gone)
@@ -341,7 +413,7 @@ class Cache:
         if self._kept is not None:
             self._kept.remove(ids)
 
-    def _failed(self, doing: str) -> None:
+    def failed(self, doing: str) -> None:
         self.failures += 1
         if self.failures == 1:
             logger.error("the cache failed while %s; requests go on without it", doing, exc_info=True)  # noqa: LOG014  (called while one is handled)

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from headrace.cache.aid import Aid, Rewrite, named
 from headrace.cache.layer import Cache, Likeness
 from headrace.cache.shelf import Shelf, Slab
 from headrace.cache.stores.sqlite import SQLiteEntries, beside
 from headrace.clock import Clock
 from headrace.config import Settings
-from headrace.errors import ConfigError, StoreError
+from headrace.errors import ConfigError, StoreError, UnknownModel
+from headrace.handler import Route
 
 __all__ = ["open_cache"]
 
@@ -27,11 +29,13 @@ def open_cache(
     random: Callable[[], float],
     *,
     documents: Mapping[str, str] | None = None,
+    resolve: Callable[[str], Route] | None = None,
 ) -> tuple[Cache, SQLiteEntries | None]:
-    """The cache of all routes, with what its file held; `documents` are the versions of what routes quote from.
+    """The cache of all routes, with what its file held; `documents` are the versions of what routes quote from, `resolve` knows
+    the names of models that judge.
 
     Raises:
-        ConfigError: A route wants `semantic` and NumPy is not installed.
+        ConfigError: A route wants `semantic` and NumPy is not installed, or names a part that there is not.
         StoreError: The file cannot be opened.
     """
     likeness: Likeness | None = None
@@ -54,7 +58,14 @@ def open_cache(
         except Exception as error:
             raise StoreError(f"the cache file {path} cannot be used: {error}") from error
     cache = Cache(
-        clock, shelf, random=random, likeness=likeness, kept=kept, documents=documents, secret=secret
+        clock,
+        shelf,
+        random=random,
+        likeness=likeness,
+        aid=_aid(settings, resolve),
+        kept=kept,
+        documents=documents,
+        secret=secret,
     )
     if kept is not None:
         cache.restore(kept.load(clock.wall()))
@@ -64,6 +75,8 @@ def open_cache(
 
 def _secret(path: Path) -> bytes:
     """What is in `path`, made at the first time, readable by its owner alone. Raises `OSError`."""
+    if path.exists():
+        return path.read_bytes()[:64]
     with suppress(FileExistsError):
         made = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         with os.fdopen(
@@ -75,6 +88,26 @@ def _secret(path: Path) -> bytes:
         finally:
             made.unlink()
     return path.read_bytes()[:64]
+
+
+def _aid(settings: Settings, resolve: Callable[[str], Route] | None) -> Aid:
+    judges: dict[str, Route] = {}
+    rewrites: dict[str, Rewrite] = {}
+    for route in settings.routes.values():
+        policy = route.cache
+        if policy is None:
+            continue
+        if policy.judge is not None and resolve is not None:
+            try:
+                judges[route.name] = resolve(policy.judge)
+            except UnknownModel as error:
+                raise ConfigError(f"routes.{route.name}.cache.judge: {error.message}") from error
+        if policy.rewrite is not None:
+            rewrites[route.name] = named(policy.rewrite, f"routes.{route.name}.cache.rewrite")
+    path = settings.cache.scorer
+    return Aid(
+        scorer=None if path is None else named(path, "cache.scorer")(), judges=judges, rewrites=rewrites
+    )
 
 
 def _likeness() -> tuple[Likeness, Callable[[], Slab]]:

@@ -133,9 +133,10 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSettings:
-    """The cache of all routes: `max_bytes` of entries in each process."""
+    """The cache of all routes: `max_bytes` of entries in each process; `scorer` is `package.module:name`, see `headrace.cache.aid`."""
 
     max_bytes: int = 256 << 20
+    scorer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from headrace.errors import ConfigError
 from headrace.gateway.app import App
 from headrace.gateway.auth import Keyring
 from headrace.gateway.circuits import SharedCircuits
+from headrace.gateway.cores import no_core_dumps
 from headrace.gateway.http import HTTPServer, Limits
 from headrace.keys import issue
 from headrace.store import Actor
@@ -148,6 +149,7 @@ def run(settings: Settings, *, as_json: bool = False, out: TextIO | None = None)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    no_core_dumps()
     sock = bind(settings.gateway.host, settings.gateway.port)
     try:
         if settings.gateway.workers == 1:
