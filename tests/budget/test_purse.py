@@ -238,3 +238,92 @@ def test_slices_shrink_to_single_reservations() -> None:
         sizes.append(size)
     assert sizes[0] == 10 * BATCH and sizes[-1] == 10
     assert 100_000 - 10 < sum(sizes) <= 100_000
+
+
+class QuickLender:
+    """A book that answers at once."""
+
+    def __init__(self) -> None:
+        self.book = Book()
+
+    async def lease(self, worker: Worker, asks: Sequence[Sequence[Demand]], now: float) -> Leased:
+        return self.book.lease(worker, asks)
+
+    def settle(self, worker: Worker, charges: Sequence[Charge]) -> None:
+        self.book.settle(worker, charges)
+
+    def beat(self, worker: Worker, now: float) -> None: ...
+
+    def leave(self, worker: Worker) -> None: ...
+
+
+def of_a(need: int, cap: int = 0) -> list[Demand]:
+    """One demand of `need`."""
+    return [Demand.at(CAPS[cap], need, 0.0)]
+
+
+def test_a_refusal_puts_back_what_was_set_aside() -> None:
+    """What the worker held before, of every budget that was asked, is free again and serves a smaller attempt without the store."""
+
+    async def main() -> None:
+        lender = QuickLender()
+        purse = Purse(lender, ManualClock())
+        both = [*of_a(900), *of_a(100, 2)]
+        first = await purse.reserve(both)
+        assert isinstance(first, Reservation)
+        first.settle({"usd": 600, "tokens": 10})
+        before = purse.held()
+        assert before == {both[0].slot: (300, 0), both[1].slot: (90, 0)}
+        refused = await purse.reserve([*of_a(500), *of_a(50, 2)])
+        assert isinstance(refused, Answer) and refused.refused == of_a(500)[0] and refused.used == 600
+        assert purse.held() == before
+        assert isinstance(await purse.reserve([*of_a(300), *of_a(90, 2)]), Reservation)
+        await purse.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_bill_above_its_reservation_takes_what_is_free_and_nothing_reserved() -> None:
+    """The rest is booked beyond what the worker holds; the other attempt keeps all of its money."""
+
+    async def main() -> None:
+        lender = QuickLender()
+        purse = Purse(lender, ManualClock())
+        first, second = await purse.reserve(of_a(300)), await purse.reserve(of_a(300))
+        assert isinstance(first, Reservation) and isinstance(second, Reservation)
+        slot = of_a(1)[0].slot
+        free, reserved = purse.held()[slot]
+        assert reserved == 600
+        first.settle({"usd": 300 + free + 50})
+        assert purse.held()[slot] == (0, 300)
+        (balance,) = lender.book.balances(0)
+        assert (balance.spent, balance.held) == (350 + free, 300)
+        second.settle({"usd": 300})
+        assert purse.held()[slot] == (0, 0)
+        (balance,) = lender.book.balances(0)
+        assert (balance.spent, balance.held) == (650 + free, 0)
+        await purse.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_window_turns_at_its_second() -> None:
+    """Used up at 59.999 s and whole again at 60 s; what was reserved before settles in the window that it was reserved in."""
+
+    async def main() -> None:
+        lender = QuickLender()
+        purse = Purse(lender, ManualClock())
+        early = await purse.reserve([Demand.at(CAPS[0], LIMIT, 30.0)])
+        assert isinstance(early, Reservation)
+        assert isinstance(await purse.reserve([Demand.at(CAPS[0], 1, 59.999)]), Answer)
+        late = await purse.reserve([Demand.at(CAPS[0], LIMIT, 60.0)])
+        assert isinstance(late, Reservation)
+        early.settle({"usd": 7})
+        late.settle({"usd": 5})
+        assert [(one.start, one.end, one.spent) for one in lender.book.balances(0)] == [
+            (0, 60, 7),
+            (60, 120, 5),
+        ]
+        await purse.aclose()
+
+    asyncio.run(main())

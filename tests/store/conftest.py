@@ -14,13 +14,20 @@ T = TypeVar("T")
 With = Callable[[Callable[[Store], Coroutine[Any, Any, T]]], T]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+STORES: dict[str, Callable[[Path], Store]] = {
+    "memory": lambda path: MemoryStore(),
+    "sqlite": lambda path: SQLiteStore(path),
+}
+"""Every store, by what opens it at a path; another one is put under all of these tests by a line here."""
+
+
+@pytest.fixture(params=list(STORES))
 def with_store(request: pytest.FixtureRequest, tmp_path: Path) -> With[Any]:
     """Runs a coroutine function with a fresh store of each kind, and closes it."""
 
     def run(body: Callable[[Store], Coroutine[Any, Any, Any]]) -> Any:
         async def main() -> Any:
-            store: Store = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "x.db")
+            store = STORES[request.param](tmp_path / "x.db")
             try:
                 return await body(store)
             finally:
