@@ -138,6 +138,11 @@ class Answer(Generic[T]):
         return format_usd(self.cost)
 
     @property
+    def estimated(self) -> bool:
+        """Whether some attempt's cost is an upper bound, since its provider did not say what it charged for."""
+        return any(attempt.estimated for attempt in self.attempts)
+
+    @property
     def route(self) -> Taken:
         """Who failed, why and for how long, and who answered."""
         return Taken(self.attempts)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -134,7 +134,8 @@ class Settlement(msgspec.Struct, frozen=True):
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """One counter: `spent` (of it `unsettled` for workers that died) and `held` by workers."""
+    """One counter: `spent` (of it `unsettled` for workers that died) and `held` by workers. `limit` is what it was when a slice was
+    last granted, 0 where none was."""
 
     cap: str
     start: int
@@ -142,6 +143,24 @@ class Balance(msgspec.Struct, frozen=True):
     spent: int = 0
     unsettled: int = 0
     held: int = 0
+    limit: int = 0
+
+    @property
+    def named(self) -> Named:
+        """Whose and what kind of budget it is."""
+        soft = self.cap.endswith("|soft")
+        owner, unit, window, zone = self.cap.removesuffix("|soft").rsplit("|", 3)
+        return Named(owner, unit, window, zone, soft)
+
+
+class Named(NamedTuple):
+    """What a counter's id says."""
+
+    owner: str
+    unit: str
+    window: str
+    zone: str
+    soft: bool
 
 
 def decide(asks: Sequence[Sequence[Demand]], used: Mapping[Slot, int]) -> tuple[Leased, dict[Slot, int]]:
@@ -212,6 +231,7 @@ class Book:
         self._spent: dict[Slot, int] = defaultdict(int)
         self._unsettled: dict[Slot, int] = defaultdict(int)
         self._held: dict[Slot, dict[str, int]] = defaultdict(dict)
+        self._limits: dict[Slot, int] = {}
 
     def used(self, slot: Slot) -> int:
         """What is spent or held."""
@@ -223,7 +243,9 @@ class Book:
             for demand in demands:
                 self._ends[demand.slot] = demand.end
         leased, granted = decide(asks, {slot: self.used(slot) for slot in self._ends})
+        limits = {demand.slot: demand.cap.budget.amount for demands in asks for demand in demands}
         for slot, amount in granted.items():
+            self._limits[slot] = limits[slot]
             self._held[slot][worker.id] = self._held[slot].get(worker.id, 0) + amount
         return leased
 
@@ -255,6 +277,7 @@ class Book:
                 spent=self._spent[slot],
                 unsettled=self._unsettled[slot],
                 held=sum(self._held[slot].values()),
+                limit=self._limits.get(slot, 0),
             )
             for slot in sorted(self._ends)
             if self._ends[slot] > since

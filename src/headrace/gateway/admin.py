@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from headrace.budget.windows import zone_info
 from headrace.call import format_usd
 
 if TYPE_CHECKING:
+    from headrace.budget import Balance
     from headrace.engine import Engine
     from headrace.store import StoredRequest
 
-__all__ = ["overview", "request_report"]
+__all__ = ["budget_report", "overview", "request_report"]
 
 
 def overview(engine: Engine, *, busy: int) -> dict[str, Any]:
@@ -73,11 +76,35 @@ def circuits(engine: Engine) -> list[dict[str, Any]]:
     ]
 
 
+def budget_report(balance: Balance) -> dict[str, Any]:
+    """One budget in one window; money as decimal strings of US dollars. `held` is with workers: reserved by attempts, or kept for the
+    next; `unsettled` is the part of `spent` that attempts of dead workers had reserved."""
+    named = balance.named
+    show: Callable[[int], str | int] = format_usd if named.unit == "usd" else int
+    ends = [
+        datetime.fromtimestamp(at, zone_info(named.zone)).isoformat() for at in (balance.start, balance.end)
+    ]
+    return {
+        "budget": named.owner,
+        "unit": named.unit,
+        "window": named.window,
+        "from": ends[0],
+        "until": ends[1],
+        "soft": named.soft,
+        "limit": show(balance.limit) if balance.limit else None,
+        "spent": show(balance.spent),
+        "unsettled": show(balance.unsettled),
+        "held": show(balance.held),
+        "left": show(max(0, balance.limit - balance.spent - balance.held)) if balance.limit else None,
+    }
+
+
 def request_report(stored: StoredRequest) -> dict[str, Any]:
     """One request with every attempt; money as decimal strings of US dollars, `unknown` where it is."""
     attempts = [
         {
             "attempt": row.number,
+            "purpose": row.purpose,
             "target": row.target,
             "model": row.model,
             "outcome": row.outcome,

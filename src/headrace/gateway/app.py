@@ -92,6 +92,7 @@ class App:
             ("GET", "/admin/requests/{id}"): self._admin_request,
             ("GET", "/admin/cache"): self._admin_cache,
             ("POST", "/admin/cache/explain"): self._admin_cache_explain,
+            ("GET", "/admin/budgets"): self._admin_budgets,
             ("GET", "/admin/keys"): self._admin_keys,
             ("GET", "/admin/keys/{id}"): self._admin_key,
             ("GET", "/admin/audit"): self._admin_audit,
@@ -242,6 +243,10 @@ class App:
         if found is None:
             raise NotFound(f"there is no request {request_id[:100]!r}")
         _json(exchange, admin.request_report(found))
+
+    async def _admin_budgets(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
+        found = await self.engine.store.balances(self.engine.clock.wall())
+        _json(exchange, {"budgets": [admin.budget_report(balance) for balance in found]})
 
     async def _admin_cache(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
         _json(exchange, kept.report(self.engine))

@@ -79,6 +79,12 @@ class Metrics:
         self._wasted = Counter(
             "headrace_wasted_usd", "Money for what no caller received", ["target"], registry=registry
         )
+        self._estimated = Counter(
+            "headrace_estimated_usd",
+            "Money booked at an upper bound, since nobody said what was used",
+            ["target"],
+            registry=registry,
+        )
         self._unpriced = Counter(
             "headrace_unpriced_attempts", "Attempts whose cost is unknown", ["target"], registry=registry
         )
@@ -158,6 +164,8 @@ class Metrics:
             self._child(self._unpriced, target).inc()
         elif attempt.cost:
             self._child(self._cost, target).inc(attempt.cost / 1e9)
+            if attempt.estimated:
+                self._child(self._estimated, target).inc(attempt.cost / 1e9)
             if attempt.wasted:
                 self._child(self._wasted, target).inc(attempt.wasted / 1e9)
 

@@ -62,6 +62,9 @@ ROUTES: tuple[RouteNote, ...] = (
     RouteNote(
         "POST", "/admin/cache/explain", _KEEPERS, "Why a question is or is not answered from the cache"
     ),
+    RouteNote(
+        "GET", "/admin/budgets", _ALL, "Every budget in its present window: limit, spent, held, unsettled"
+    ),
     RouteNote("GET", "/admin/keys", _KEYS, "All keys, without their values"),
     RouteNote("POST", "/admin/keys", _KEEPERS, "Make a key; its value is shown in this answer only"),
     RouteNote("GET", "/admin/keys/{id}", _KEYS, "One key, without its value"),

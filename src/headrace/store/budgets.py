@@ -23,12 +23,13 @@ def lease(
     connection.execute(
         "INSERT INTO budget_workers VALUES (?, ?) ON CONFLICT DO NOTHING", (worker.id, journal)
     )
-    windows = {demand.slot: demand.end for demands in asks for demand in demands}
+    windows = {demand.slot: (demand.end, demand.cap.budget.amount) for demands in asks for demand in demands}
     leased, granted = decide(asks, {slot: _used(connection, slot) for slot in windows})
     for slot, amount in granted.items():
         connection.execute(
-            "INSERT INTO budget_windows (cap, start, end) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            (*slot, windows[slot]),
+            "INSERT INTO budget_windows (cap, start, end, amount) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET amount = excluded.amount",
+            (*slot, *windows[slot]),
         )
         connection.execute(
             "INSERT INTO budget_slices VALUES (?, ?, ?, ?)"
@@ -130,7 +131,7 @@ def balances(connection: sqlite3.Connection, since: float) -> list[Balance]:
     """The counters of windows that end after `since`, ordered by id and window."""
     rows = connection.execute(
         "SELECT cap, start, end, spent, unsettled,"
-        " coalesce((SELECT sum(amount) FROM budget_slices s WHERE s.cap = w.cap AND s.start = w.start), 0)"
+        " coalesce((SELECT sum(amount) FROM budget_slices s WHERE s.cap = w.cap AND s.start = w.start), 0), amount"
         " FROM budget_windows w WHERE end > ? ORDER BY cap, start",
         (since,),
     )

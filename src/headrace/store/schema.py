@@ -169,6 +169,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE audit ADD COLUMN request_id TEXT",
         "CREATE INDEX audit_subject ON audit (subject)",
     ),
+    # The limit, as it was when a slice was last granted.
+    ("ALTER TABLE budget_windows ADD COLUMN amount INTEGER NOT NULL DEFAULT 0",),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 
