@@ -351,12 +351,15 @@ def test_a_key_that_is_made_has_the_terms_of_one_that_is_written(folder: Path) -
         ({"expires": "soon"}, '"30d"'),
         ({"value": "hr-canary-value"}, "unknown key"),
         ({"nmae": "x"}, 'Did you mean "name"'),
-        ({"tenant": "${OPENAI_API_KEY}"}, "OPENAI_API_KEY is not set"),
+        ({"tenant": "${SOME_VARIABLE}"}, "SOME_VARIABLE is not set"),
         ({"role": None, "tenant": ""}, "empty"),
     ],
 )
-def test_terms_that_cannot_be_are_refused(folder: Path, members: dict[str, object], said: str) -> None:
+def test_terms_that_cannot_be_are_refused(
+    folder: Path, members: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With what is wrong; no variable is read for whoever asks, and no value of a key is repeated."""
+    monkeypatch.setenv("SOME_VARIABLE", "canary")
     found = load(folder, DESIGN, ENVIRON)
     with pytest.raises(InvalidRequest) as caught:
         config.key_terms(members, found, usual="k", now=1e9)

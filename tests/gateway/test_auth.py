@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headrace.access import KeyTerms
-from headrace.config import KeySettings, Secret
+from headrace.config import KeySettings, Secret, load
 from headrace.errors import Forbidden, KeysUnavailable, StoreError, Unauthorized
 from headrace.gateway.auth import ADMIN_KEY, FRESH_S, SEEN_LIMIT, Keyring
+from headrace.gateway.serve import first_key
 from headrace.store import Actor, MemoryStore, StoredKey
 from headrace.testing import ManualClock, run
 
@@ -150,5 +152,25 @@ def test_guesses_do_not_fill_the_memory() -> None:
             assert "not known" in await says(keyring, f"hr-guess-{number}")
         assert len(keyring._seen) <= SEEN_LIMIT
         assert await says(keyring, "hr-made") == key.id
+
+    run(main(), clock)
+
+
+def test_the_first_key_is_a_callers() -> None:
+    """It is made where no caller has a key, whatever keys there are for the admin API; and only once, also when it was revoked since."""
+    clock, store = ManualClock(), MemoryStore()
+    settings = load(environ={}, cwd=Path("/"))
+
+    async def main() -> None:
+        await made(store, "hr-boss", role="admin")
+        value = await first_key(store, settings, clock)
+        assert value is not None
+        assert await first_key(store, settings, clock) is None
+        keyring = Keyring([], None, store=store, clock=clock)
+        identity = await keyring.identify(bearer(value))
+        assert (identity.terms.role, identity.terms.tenant) == ("caller", "default")
+        await store.revoke_key(identity.key_id, clock.wall(), by=ME)
+        assert await first_key(store, settings, clock) is None
+        assert [row.actor for row in await store.audit(9, identity.key_id)] == ["test", "headrace serve"]
 
     run(main(), clock)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.gateway.gate import ADMIN, KEY, PATHS, ROLE_KEYS, Gate, Got, ask, config, gated, wait_for
 
+from headrace.errors import StoreError
 from headrace.testing import Answer, FakeProvider
 
 both = pytest.mark.parametrize("dialect", ["openai", "anthropic"])
@@ -132,6 +133,24 @@ def test_a_keys_budget_holds(gate: Gate, dialect: str) -> None:
     assert got.status == 402
     assert f"key {made['id']} may use $0.0015 a month" in got.json["error"]["message"]
     gate.provider.reset()
+
+
+@both
+@streamed
+def test_a_store_that_cannot_be_read_lets_nobody_in(
+    gate: Gate, dialect: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of the store get 503 and a time to come back, in the dialect's words; those of the configuration are served."""
+
+    async def broken(hash: bytes) -> None:  # noqa: A002
+        raise StoreError("the disk is on fire")
+
+    made = create(gate)
+    monkeypatch.setattr(gate.engine.store, "find_key", broken)
+    got = send(gate, dialect, made["key"], stream=stream)
+    assert (got.status, got.headers["retry-after"]) == (503, "1")
+    assert "cannot be looked up" in got.json["error"]["message"] and b"fire" not in got.body
+    assert send(gate, dialect, KEY, stream=stream).status == 200
 
 
 def test_only_an_admin_changes_who_is_one(gate: Gate) -> None:

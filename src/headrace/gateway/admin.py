@@ -51,10 +51,6 @@ def overview(engine: Engine, *, busy: int) -> dict[str, Any]:
             }
             for route in settings.routes.values()
         ],
-        "keys": [
-            {"name": key.name, "tenant": key.tenant, "routes": sorted(key.routes)}
-            for key in settings.keys.values()
-        ],
         "circuits": circuits(engine),
         "stack": [{"layer": note.name, "reason": note.reason} for note in LAYERS],
     }

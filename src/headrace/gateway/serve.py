@@ -124,8 +124,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 async def first_key(store: Store, settings: Settings, clock: Clock) -> str | None:
-    """Makes the first key of a store that has none; returns it, for the only time. None when there are keys."""
-    if settings.keys or await store.list_keys():
+    """Makes the first key of a gateway that no caller has one for; returns it, for the only time. None where there was one."""
+    if any(key.role == "caller" for key in (*settings.keys.values(), *await store.list_keys())):
         return None
     by = Actor("headrace serve")
     issued = await issue(store, {"tenant": "default"}, settings, now=clock.wall(), by=by)
