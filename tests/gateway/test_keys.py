@@ -85,8 +85,8 @@ def test_a_keys_life(gate: Gate, dialect: str, stream: bool) -> None:
     got = send(gate, dialect, last["key"], stream=stream)
     assert error_type(got) == ("invalid_api_key" if dialect == "openai" else "authentication_error")
     assert "was revoked" in got.json["error"]["message"]
-    for again in ("revoke", "rotate"):
-        assert admin(gate, "POST", f"{path}/{again}").status == 409
+    conflicts = [admin(gate, "POST", f"{path}/{again}") for again in ("revoke", "rotate")]
+    assert [got.status for got in conflicts] == [409, 409]
     lines = admin(gate, "GET", f"audit?key={made['id']}").json["audit"]
     assert [(line["action"], line["result"]) for line in reversed(lines)] == [
         ("key.create", "ok"),
@@ -97,6 +97,8 @@ def test_a_keys_life(gate: Gate, dialect: str, stream: bool) -> None:
         ("key.rotate", "conflict"),
     ]
     assert all(line["actor"] == "admin_key" and line["request_id"].startswith("req_") for line in lines)
+    told = [(got.headers["x-request-id"], got.json["error"]["request_id"]) for got in reversed(conflicts)]
+    assert told == [(line["request_id"],) * 2 for line in lines[:2]]
 
 
 @both
@@ -151,6 +153,29 @@ def test_a_store_that_cannot_be_read_lets_nobody_in(
     assert (got.status, got.headers["retry-after"]) == (503, "1")
     assert "cannot be looked up" in got.json["error"]["message"] and b"fire" not in got.body
     assert send(gate, dialect, KEY, stream=stream).status == 200
+
+
+def test_what_goes_wrong_inside_is_in_the_log_too(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that broke off has a line; a log that cannot be written does not hide why the change was refused."""
+    made = create(gate)
+    store = gate.engine.store
+
+    async def bug(*_: object, **__: object) -> bool:
+        raise RuntimeError("a bug")
+
+    async def full(*_: object, **__: object) -> None:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "revoke_key", bug)
+        assert admin(gate, "POST", f"keys/{made['id']}/revoke").status == 500
+        patch.setattr(store, "revoke_key", full)
+        patch.setattr(store, "add_audit", full)
+        got = admin(gate, "POST", f"keys/{made['id']}/revoke")
+        assert got.status == 500 and "disk is full" in got.json["error"]["message"]
+        assert admin(gate, "POST", "keys/nobody/revoke").status == 404
+    lines = admin(gate, "GET", f"audit?key={made['id']}").json["audit"]
+    assert [line["result"] for line in lines] == ["internal_error", "ok"]
 
 
 def test_only_an_admin_changes_who_is_one(gate: Gate) -> None:

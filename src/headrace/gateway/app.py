@@ -154,13 +154,13 @@ class App:
             admit(identity, row.roles or frozenset())
             await change(exchange, identity, argument, by)
             logger.info("%s %s by %s in %s", action, subject, by.name, request_id)
-        except HeadraceError as error:
+        except Exception as error:
+            result = error.kind if isinstance(error, HeadraceError) else HeadraceError.kind
+            said = by.did(action, subject, self.engine.clock.wall(), result=result)
             try:
-                await self.engine.store.add_audit(
-                    by.did(action, subject, self.engine.clock.wall(), result=error.kind)
-                )
+                await self.engine.store.add_audit(said)
             except StoreError:
-                logger.exception("%s of %s by %s: %s, and no audit log", action, subject, by.name, error.kind)
+                logger.exception("%s, and the audit log cannot be written", said)
             raise
 
     def _dialect(self, path: str) -> Dialect:
@@ -170,9 +170,10 @@ class App:
         status = error.http_status
         dialect = self._anthropic if _speaks_anthropic(exchange) else self._dialect(exchange.path)
         body = dialect.encode_error(
-            error.kind, error.message, status=status, request_id=self.engine.new_id(), param=error.param
+            error.kind, error.message, status=status, request_id=request_id, param=error.param
         )
-        exchange.respond(status, JSON_TYPE + error_headers(error), body)
+        headers = f"x-request-id: {request_id}\r\n".encode()
+        exchange.respond(status, JSON_TYPE + headers + error_headers(error), body)
 
     def unreadable(self, path: str, status: int, message: str) -> bytes:
         """The body for a request that the server could not read, in the dialect of its path."""
