@@ -294,7 +294,13 @@ async def _relay(
                     pieces += [encoder.feed(event) for event in frame.events if type(event) is not End]
             if terminated:
                 ended()
-            await exchange.write(b"".join(pieces))
+            writing = exchange.write(b"".join(pieces))
+            del (
+                batch,
+                frame,
+                pieces,
+            )  # what waits for a slow client is its bytes, not what they were made from
+            await writing
         if terminated:
             exchange.finish()
         else:

@@ -25,7 +25,7 @@ __all__ = ["Exchange", "HTTPServer", "Limits", "TooLarge"]
 logger = logging.getLogger("headrace.gateway")
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
-WRITE_HIGH_WATER = 65_536
+WRITE_HIGH_WATER = 32_768
 """Bytes that may wait for a slow reader before the answer's writer waits too."""
 
 SWEEP_S = 1.0
@@ -134,6 +134,7 @@ class Exchange:
         connection = self._connection
         connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         if connection.paused is not None:
+            del data  # the connection has its own
             await connection.paused
 
     def interject(self, data: bytes) -> None:

@@ -41,7 +41,7 @@ __all__ = ["Gateway", "bind", "run"]
 
 logger = logging.getLogger("headrace.gateway")
 
-SEND_BUFFER = 131_072
+SEND_BUFFER = 65_536
 """Kernel buffer for answers. The default grows to megabytes for a client that has stopped reading; with this the answer's
 writer notices after some hundred kilobytes."""
 

@@ -24,8 +24,11 @@ from headrace.providers.inflate import ENCODINGS, Inflater
 
 __all__ = ["Connection", "Keeper", "Response"]
 
-HIGH_WATER = 65_536
-"""Bytes buffered unread above which we stop reading the socket; asyncio's own default for the other direction."""
+READ = 16_384
+"""Bytes taken from a socket at a time. The event loops' own 256 KiB are, decoded, a megabyte of events for one stream, and hold up
+all others meanwhile."""
+HIGH_WATER = 16_384
+"""Bytes buffered unread above which we stop reading the socket: what a stream holds whose caller reads slowly, beside one `READ`."""
 HEAD_LIMIT = 65_536
 """Bytes of a response head; Chromium allows 256 KiB, nginx 32 KiB, LLM providers send 1 to 4 KiB."""
 HEADERS_LIMIT = 200
@@ -66,8 +69,11 @@ class _Stop(Exception):
     """Ends the parsing from inside a callback; says what is wrong."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A connection; used through `exchange` and the `Response` that it returns.
+
+    Args:
+        room: Where the event loop puts what it reads; looked at before the loop reads on, so that all connections of a loop share it.
 
     Attributes:
         peer: `host:port` of the origin, for messages.
@@ -90,6 +96,7 @@ class Connection(asyncio.Protocol):
         "_pieces",
         "_received",
         "_reusable",
+        "_room",
         "_running_out",
         "_status",
         "_transport",
@@ -102,8 +109,9 @@ class Connection(asyncio.Protocol):
         "peer",
     )
 
-    def __init__(self, peer: str, keeper: Keeper, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, peer: str, keeper: Keeper, loop: asyncio.AbstractEventLoop, room: memoryview) -> None:
         self.peer = peer
+        self._room = room
         self.idle_since = 0.0
         self._keeper = keeper
         self._loop = loop
@@ -257,7 +265,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._room[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        """Something has come; the pieces of the body in it are copied."""
         phase = self._phase
         if phase is _IDLE or phase is _DONE:  # nobody asked: it must not pass for the next answer
             self._spoil()

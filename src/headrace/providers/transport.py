@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from headrace.clock import Clock, SystemClock, Timer, timeout_at
 from headrace.errors import ConfigError, ConnectFailed, ProviderTimeout
-from headrace.providers.connection import Connection, Response
+from headrace.providers.connection import READ, Connection, Response
 from headrace.providers.dial import dial
 from headrace.providers.origin import Origin
 from headrace.providers.proxy import Proxy, ProxyRules, Tunnel, TunnelRefused
@@ -151,6 +151,7 @@ class HTTPTransport:
         self._idle_s = idle_s
         self._pools: dict[Origin, _Pool] = {}
         self._tls: ssl.SSLContext | None = None
+        self._room = memoryview(bytearray(READ))
         self._closed = False
 
     @property
@@ -205,7 +206,7 @@ class HTTPTransport:
     async def _connect(self, pool: _Pool, connect_s: float) -> Connection:
         if self._closed:
             raise RuntimeError("the transport is closed")
-        connection = Connection(pool.origin.authority, pool, asyncio.get_running_loop())
+        connection = Connection(pool.origin.authority, pool, asyncio.get_running_loop(), self._room)
         through = "" if pool.proxy is None else f" through the proxy {pool.proxy.authority}"
         what = f"cannot connect to {pool.origin.authority}{through}"
         try:
@@ -260,7 +261,7 @@ class HTTPTransport:
             connection.connection_made(secured)
 
     async def _open_socket(
-        self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, host: str, port: int, tls: bool
+        self, loop: asyncio.AbstractEventLoop, protocol: Connection | Tunnel, host: str, port: int, tls: bool
     ) -> None:
         context = self._context() if tls else None
         sock = await dial(host, port)

@@ -7,8 +7,9 @@ from collections import deque
 from typing import Any
 
 from headrace.clock import Clock
-from headrace.providers.connection import Response
+from headrace.providers.connection import Connection, Response
 from headrace.providers.origin import Origin
+from headrace.providers.proxy import Tunnel
 from headrace.providers.transport import HTTPTransport
 from headrace.testing.provider import FakeProvider
 
@@ -28,7 +29,7 @@ class MemoryTransport(HTTPTransport):
         return await super().send(origin, method, _usual(path), headers, body, connect_s=connect_s)
 
     async def _open_socket(
-        self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, host: str, port: int, tls: bool
+        self, loop: asyncio.AbstractEventLoop, protocol: Connection | Tunnel, host: str, port: int, tls: bool
     ) -> None:
         if not self._provider.reachable:
             raise ConnectionRefusedError("the fake provider is not reachable")
@@ -49,7 +50,7 @@ def _usual(path: str) -> str:
 class _End(asyncio.Transport):
     """One end of a connection. What is written arrives on the loop's next turn, in order."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol | Connection) -> None:
         super().__init__()
         self._loop = loop
         self._protocol = protocol
