@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headrace.answer import Answer, AnswerStream
+    from headrace.cache.standalone import Cache
     from headrace.client import AsyncClient, Client, Estimated, ModelInfo
     from headrace.config import Settings, check, load
     from headrace.content import assistant, file_block, system, tool_result, user
@@ -62,6 +63,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "answer": ("Answer", "AnswerStream"),
+    "cache.standalone": ("Cache",),
     "client": ("AsyncClient", "Client", "Estimated", "ModelInfo"),
     "config": ("Settings", "check", "load"),
     "content": ("assistant", "file_block", "system", "tool_result", "user"),
@@ -124,6 +126,7 @@ __all__ = [
     "AnswerStream",
     "AsyncClient",
     "BudgetExceeded",
+    "Cache",
     "CacheHint",
     "Client",
     "ConfigError",

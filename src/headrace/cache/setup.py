@@ -18,7 +18,7 @@ from headrace.config import Settings
 from headrace.errors import ConfigError, StoreError, UnknownModel
 from headrace.handler import Route
 
-__all__ = ["open_cache"]
+__all__ = ["build_cache", "open_cache"]
 
 SECRET_BYTES = 32
 
@@ -38,20 +38,44 @@ def open_cache(
         ConfigError: A route wants `semantic` and NumPy is not installed, or names a part that there is not.
         StoreError: The file cannot be opened.
     """
-    likeness: Likeness | None = None
-    new_slab: Callable[[], Slab] | None = None
     policies = [route.cache for route in settings.routes.values() if route.cache is not None]
-    if any(policy.semantic and policy.max_wrong > 0 for policy in policies):
-        likeness, new_slab = _likeness()
+    path = settings.store.path
+    return build_cache(
+        clock,
+        random,
+        max_bytes=settings.cache.max_bytes,
+        path=None if path is None else beside(path),
+        semantic=any(policy.semantic and policy.max_wrong > 0 for policy in policies),
+        aid=_aid(settings, resolve),
+        documents=documents,
+    )
+
+
+def build_cache(
+    clock: Clock,
+    random: Callable[[], float],
+    *,
+    max_bytes: int,
+    path: Path | None,
+    semantic: bool,
+    aid: Aid,
+    documents: Mapping[str, str] | None = None,
+) -> tuple[Cache, SQLiteEntries | None]:
+    """The cache with what the file at `path` held; None keeps entries in memory only.
+
+    Raises:
+        ConfigError: `semantic`, and NumPy is not installed.
+        StoreError: The file cannot be opened.
+    """
+    likeness, new_slab = _likeness() if semantic else (None, None)
     kept: SQLiteEntries | None = None
     shelf = Shelf(
-        settings.cache.max_bytes,
+        max_bytes,
         new_slab=new_slab,
         evicted=lambda gone: kept.remove([entry.id for entry in gone]) if kept is not None else None,
     )
     secret = secrets.token_bytes(SECRET_BYTES)
-    if settings.store.path is not None:
-        path = beside(settings.store.path)
+    if path is not None:
         try:
             secret = _secret(path.with_suffix(".key"))
             kept = SQLiteEntries(path)
@@ -62,7 +86,7 @@ def open_cache(
         shelf,
         random=random,
         likeness=likeness,
-        aid=_aid(settings, resolve),
+        aid=aid,
         kept=kept,
         documents=documents,
         secret=secret,
@@ -75,6 +99,7 @@ def open_cache(
 
 def _secret(path: Path) -> bytes:
     """What is in `path`, made at the first time, readable by its owner alone. Raises `OSError`."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists():
         return path.read_bytes()[:64]
     with suppress(FileExistsError):
