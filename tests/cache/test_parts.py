@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,10 +14,14 @@ from headrace.cache.encoder import Encoder
 from headrace.cache.entry import Entry
 from headrace.cache.guards import GUARDS, signature, veto
 from headrace.cache.index import CELL_ROWS, PROBED, VectorSlab, pack
+from headrace.cache.judge import Answer, agree
 from headrace.cache.key import is_personal, is_volatile
 from headrace.cache.match import is_elliptic
+from headrace.cache.neighbourhood import standing
 from headrace.cache.selection import Selection
 from headrace.cache.shelf import Shelf
+from headrace.cache.shift import Shift
+from headrace.cache.spelling import mended
 from headrace.cache.stores.sqlite import APPLICATION_ID, SQLiteEntries, beside, purge, read
 from headrace.cache.text import canonical
 from headrace.cache.verifier import FEATURES, Verifier, features
@@ -100,16 +105,105 @@ def test_places_have_other_names(encoder: Encoder) -> None:
     assert veto(first, signature("best hotels in New York City", encoder.knows)) is None
 
 
-def test_more_likeness_never_lowers_the_probability(encoder: Encoder) -> None:
-    """All weights speak for the pair, and features do not depend on who is first."""
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("What is the best way to renew a passport?", "How do I renew a passport?"),
+        ("In order to renew a passport, what should you do?", "how can I renew a passport"),
+        ("Good morning, could you please tell me how to renew a passport?", "How can I renew a passport?"),
+        ("If you want to sell your car quickly, what should you do?", "How can I sell my car quickly?"),
+        ("how do i clera the cahce of a browser", "How do I clear the cache of a browser?"),
+        ("Is Amy related to Paul?", "Is Paul related to Amy?"),
+        ("Who do critics think is the best painter?", "Who is the best painter according to critics?"),
+    ],
+)
+def test_guards_let_other_wordings_through(encoder: Encoder, a: str, b: str) -> None:
+    """Frames of a question, slips of the fingers, and who comes first where it says nothing."""
+    assert veto(signature(a, encoder.knows), signature(b, encoder.knows)) is None
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("Is Madison Scott Jewish?", "Is Amy Nelson Jewish?"),
+        ("can i use 87 octane in a car that requires 91", "can i use 91 octane in a car that requires 87"),
+        ("how is ethanol turned into acid", "how is acid turned into ethanol"),
+        ("Did Angela own the school?", "Was Angela owned by the school?"),
+        ("Can someone borrow a book for me?", "How can someone borrow a book for me?"),
+        ("turn off the light in the kitchen", "turn off the light in the bedroom"),
+        ("How can you reach me?", "How can I reach you?"),
+    ],
+)
+def test_guards_see_who_and_in_which_order(encoder: Encoder, a: str, b: str) -> None:
+    """The same words, or nearly, for another question."""
+    assert veto(signature(a, encoder.knows), signature(b, encoder.knows)) is not None
+
+
+def test_only_slips_that_lead_to_one_known_word_are_mended(encoder: Encoder) -> None:
+    """A swapped, lost or doubled letter; never a word that is known, nor one letter for another."""
+    for typed, meant in (
+        ("clera", "clear"),
+        ("cahce", "cache"),
+        ("diference", "difference"),
+        ("wwindow", "window"),
+    ):
+        assert mended(typed, encoder.knows) == meant
+    for word in ("cache", "form", "zyxwv", "1235", "ab", "kubernetas"):
+        assert mended(word, encoder.knows) == word
+
+
+def test_agreeing_neighbours_speak_for_a_candidate(encoder: Encoder) -> None:
+    """More that agree raise the probability, near others lower it, and features do not depend on who is first."""
     verifier = Verifier.load()
-    low = [0.2] * len(FEATURES)
-    for at in range(len(FEATURES)):
-        high = [*low[:at], 0.9, *low[at + 1 :]]
-        assert verifier.probability(high) >= verifier.probability(low)
     a = signature("how can I activate the new card", encoder.knows)
     b = signature("how do I activate my new card", encoder.knows)
-    assert features(a, b, 0.9, encoder) == pytest.approx(features(b, a, 0.9, encoder))
+
+    def score(cosines: list[float], agrees: list[str]) -> float:
+        return verifier.score(features(a, b, standing(cosines, agrees, 0), encoder))
+
+    alone = score([0.85], ["x"])
+    assert score([0.85, 0.84, 0.83], ["x", "x", "x"]) > alone > score([0.85, 0.84, 0.83], ["x", "y", "z"])
+    around = standing([0.85, 0.84], ["x", "y"], 0)
+    assert features(a, b, around, encoder) == pytest.approx(features(b, a, around, encoder))
+
+
+def test_standing_counts_votes() -> None:
+    """Shares are of all votes and of nobody's; the margin is to the nearest other answer and bounded."""
+    found = standing([0.9, 0.8, 0.7], ["x", "y", "x"], 0)
+    assert (found.cosine, found.voters, found.margin) == (0.9, 2, pytest.approx(0.1))
+    votes = [math.exp((cosine - 1) / 0.2) for cosine in (0.9, 0.8, 0.7, 0.6)]
+    assert found.share == pytest.approx((votes[0] + votes[2]) / sum(votes))
+    assert standing([0.9, 0.2], ["x", "y"], 0).margin == standing([0.9], ["x"], 0).margin == 0.25
+    assert standing([0.9, 0.8], ["x", "y"], 1).margin == pytest.approx(-0.1)
+
+
+def test_the_shift_only_makes_stricter() -> None:
+    """Answers that differ more often than expected lower the odds, those that agree never raise them, and far ones teach nothing."""
+    worse, better, far = Shift(), Shift(), Shift()
+    for _ in range(200):
+        worse.learn(2.0, False)
+        better.learn(0.0, True)
+        far.learn(-3.0, False)
+    assert worse.value < -1.0
+    assert better.value == far.value == 0.0
+    mixed = Shift()
+    for number in range(1_000):  # one in four is wrong where the verifier expects one in eight
+        mixed.learn(2.0, number % 4 > 0)
+    assert mixed.value == pytest.approx(math.log(3) - 2.0, abs=0.15)
+
+
+def test_answers_agree_in_words_or_nearly(encoder: Encoder) -> None:
+    """The same words agree, other numbers, places and negations do not, whatever their vectors say."""
+
+    def same(a: str, b: str) -> bool:
+        return agree(Answer(a, encoder), Answer(b, encoder), encoder)
+
+    assert same("Open the app, then tap Cards.", "open the app then tap cards")
+    assert same("You can open the app and tap Cards.", "Open the app and tap Cards.")
+    assert not same("It takes 3 days.", "It takes 5 days.")
+    assert not same("The office is in Paris.", "The office is in Rome.")
+    assert not same("You can travel with it.", "You cannot travel with it.")
+    assert not same("Bananas are yellow.", "The meeting was moved.")
 
 
 def test_a_stricter_share_never_has_a_lower_threshold() -> None:

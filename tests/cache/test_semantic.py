@@ -201,3 +201,61 @@ def test_an_entry_of_another_encoder_is_encoded_again(matcher: Matcher) -> None:
         assert found is not None and cached.tier == "semantic"
 
     run(main(), home.clock)
+
+
+DIFFERENTLY = (
+    "My new card needs activation before I travel",
+    "Where in the app do new cards get activated",
+    "New card came in the mail and wants activating",
+)
+
+
+STRICT = msgspec.structs.replace(POLICY, max_wrong=0.0001)
+"""Serves nothing by likeness, and learns."""
+
+
+@pytest.mark.parametrize("agree", [True, False])
+def test_the_answers_of_neighbours_are_compared(matcher: Matcher, agree: bool) -> None:
+    """Each entry names the first whose answer agrees with its own; answers that differ each stand for themselves."""
+    home = house(Matcher(matcher.encoder, matcher.verifier), STRICT)
+
+    async def main() -> None:
+        for number, text in enumerate(DIFFERENTLY):
+            home.provider.on("a/one", always="Open the app." if agree else f"Call branch {number}.")
+            await home.ask(text)
+        first, *others = sorted(home.cache.shelf, key=lambda entry: DIFFERENTLY.index(entry.text or ""))
+        assert first.agrees == first.id
+        assert [entry.agrees for entry in others] == [first.id if agree else entry.id for entry in others]
+
+    run(main(), home.clock)
+
+
+def test_near_questions_with_other_answers_make_the_cache_careful(matcher: Matcher) -> None:
+    """What is nearly served and turns out to be answered otherwise lowers p in that scope, and in no other."""
+    home = house(Matcher(matcher.encoder, matcher.verifier), STRICT)
+
+    def messages(system: str, text: str) -> list[dict[str, str]]:
+        return [{"role": "system", "content": system}, {"role": "user", "content": text}]
+
+    def p(system: str) -> float:
+        key = home.cache._key(home.request(messages=messages(system, ALIKE)), POLICY)
+        assert key is not None
+        _, cached = home.cache.find(key, POLICY)
+        assert cached.p is not None
+        return cached.p
+
+    async def main() -> None:
+        for system in ("Be brief.", "Be rude."):
+            await home.ask(messages=messages(system, ASKED))
+        before = p("Be brief.")
+        assert p("Be rude.") == before
+        for thing in ("boat", "horse", "garden", "violin", "camera", "oven"):
+            for price, asked in enumerate(
+                (f"how can I sell the old {thing}", f"How do I sell my old {thing}?")
+            ):
+                home.provider.on("a/one", always=f"Offer your {thing} for {price + 1} dollars.")
+                await home.ask(messages=messages("Be brief.", asked))
+        assert p("Be brief.") < before
+        assert p("Be rude.") == before
+
+    run(main(), home.clock)

@@ -73,9 +73,11 @@ def _verdict(found: Candidate, spelled: str, against: str | None, tau: float | N
         why = f"guard: {found.veto}"
     elif tau is None:
         why = "infeasible: no threshold is strict enough for max_wrong"
+    elif found.p is None:
+        why = "a nearer one is asked"
     else:
-        hit = found.p is not None and found.p >= tau
-        why = f"p {found.p or 0.0:.4f} {'>=' if hit else '<'} tau {tau:.4f}"
+        hit = found.p >= tau
+        why = f"p {found.p:.4f} {'>=' if hit else '<'} tau {tau:.4f}"
     return Verdict(
         entry=entry.id,
         tenant=entry.tenant,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from headrace.cache.frames import plain
 from headrace.cache.lexicon import (
     CURRENCIES,
     FILLERS,
@@ -23,11 +24,13 @@ from headrace.cache.lexicon import (
     NUMBERS,
     PLACES,
     POLES,
+    SYMMETRIC,
     SYNONYMS,
     TIMES,
     UNITS,
     VAGUE,
 )
+from headrace.cache.spelling import mended
 from headrace.cache.text import looks_like_code, stem, words
 
 __all__ = ["GUARDS", "Signature", "signature", "veto"]
@@ -56,7 +59,7 @@ class Signature(Struct, frozen=True, gc=False):
     rare: frozenset[str]
     negations: int
     poles: frozenset[str]
-    after: dict[str, str]
+    after: dict[str, tuple[str, ...]]
     particles: frozenset[str]
     persons: frozenset[str]
     roles: str
@@ -105,12 +108,14 @@ _DIRECTED = (
     "under",
     "towards",
     "via",
+    "through",
     "by",
     "without",
 )
 _MULTI_PLACES = tuple(sorted((place for place in PLACES if " " in place), key=len, reverse=True))
 _MULTI_PLACE = re.compile(rf"\b(?:{'|'.join(map(re.escape, _MULTI_PLACES))})\b")
 _MULTI_PLACE_ANY_CASE = re.compile(_MULTI_PLACE.pattern, re.IGNORECASE)
+_BEING = frozenset("is are was were be been being".split())
 _PARTICLES = frozenset("on off up down out away back".split())
 _PLACE_NAMES = frozenset(place.replace(" ", "_") for place in PLACES.values()) - {"us"}
 _POLES: dict[str, tuple[tuple[str, int], ...]] = {}
@@ -122,10 +127,10 @@ def signature(text: str, known: Callable[[str], bool]) -> Signature:
     """What the guards need of `text`. `known`: whether a lower-case word is a common one."""
     text = unicodedata.normalize("NFKC", text).replace("’", "'")  # noqa: RUF001
     code = looks_like_code(text)
-    tokens = words(text)
-    lower = " ".join(tokens)
+    lower, spoken = plain(" ".join(mended(token, known) for token in words(text)))
+    tokens = lower.split()
     rest = _MULTI_PLACE.sub(lambda match: _place(match[0]), lower).split()
-    rest = [_place(token) if token in PLACES else token for token in rest]
+    rest = [_place(token) if token in PLACES and token != "us" else token for token in rest]
     places: set[str] = set()
     numbers: list[str] = []
     units: set[str] = set()
@@ -134,7 +139,7 @@ def signature(text: str, known: Callable[[str], bool]) -> Signature:
     content: list[str] = []
     surface: list[str] = []
     rare: set[str] = set()
-    after: dict[str, str] = {}
+    after: dict[str, list[str]] = {}
     waiting: list[str] = []
     poles: set[str] = set()
     previous_number = False
@@ -167,24 +172,25 @@ def signature(text: str, known: Callable[[str], bool]) -> Signature:
             poles.add(f"{group}{'+-'[side]}")
         previous_number = number is not None
         if word in _AFTER:
-            waiting.append(word)
+            if word != "to" or not at or rest[at - 1] != "how":
+                waiting.append(word)
         elif word not in FUNCTION or number is not None:
             base = stem(word)
             for preposition in waiting:
-                after.setdefault(preposition, base)
+                after.setdefault(preposition, []).append(base)
             waiting.clear()
             if number is None and word not in VAGUE and word not in FILLERS:
                 content.append(base)
                 surface.append(word)
                 if len(word) >= 4 and word.isalpha() and word not in _PLACE_NAMES and not known(word):
                     rare.add(base)
-    plain = {token.removeprefix("^") for token in tokens}
+    bare = {token.removeprefix("^") for token in tokens}
     return Signature(
         words=tuple(rest),
         content=tuple(content),
         surface=tuple(surface),
-        stems=frozenset(stem(word) for word in plain),
-        numbers=tuple(sorted(numbers)),
+        stems=frozenset(stem(word) for word in bare),
+        numbers=tuple(numbers),
         units=frozenset(units),
         currency=frozenset(currency),
         times=frozenset(times),
@@ -193,16 +199,16 @@ def signature(text: str, known: Callable[[str], bool]) -> Signature:
         rare=frozenset(rare),
         negations=sum(token in NEGATIONS for token in tokens),
         poles=frozenset(poles),
-        after=after,
+        after={preposition: tuple(found) for preposition, found in after.items()},
         particles=_PARTICLES.intersection(tokens),
-        persons=frozenset(_PRONOUN[word] for word in plain if word in _PRONOUN),
-        roles=_roles(lower),
-        possessives=frozenset(_POSSESSIVE[word] for word in plain if word in _POSSESSIVE),
+        persons=frozenset(_PRONOUN[word] for word in bare if word in _PRONOUN),
+        roles=_roles(spoken),
+        possessives=frozenset(_POSSESSIVE[word] for word in bare if word in _POSSESSIVE),
         question=_question(tokens),
         modals=_modals(tokens),
-        conjunctions=frozenset(plain & {"or", "either"} and {"or"})
-        | frozenset(plain & {"and", "both"} and {"and"}),
-        forms=frozenset(FORMS[word] for word in plain if word in FORMS),
+        conjunctions=frozenset(bare & {"or", "either"} and {"or"})
+        | frozenset(bare & {"and", "both"} and {"and"}),
+        forms=frozenset(FORMS[word] for word in bare if word in FORMS),
         quotes=frozenset(
             next(filter(None, match.groups())).strip().casefold() for match in _QUOTE.finditer(text)
         ),
@@ -213,7 +219,8 @@ def signature(text: str, known: Callable[[str], bool]) -> Signature:
 
 
 def _place(name: str) -> str:
-    return PLACES[name].replace(" ", "_")
+    place = PLACES[name].replace(" ", "_")
+    return "^us" if place == "us" else place  # "us" alone is a pronoun
 
 
 def _number(word: str) -> tuple[tuple[str, ...], str] | None:
@@ -246,22 +253,17 @@ def _names(text: str) -> frozenset[str]:
     """Capitalised words inside sentences but places; none of a text that is all capitals or a title."""
     text = _MULTI_PLACE_ANY_CASE.sub(" x ", text)
     raw = text.split()
-    letters = [word for word in raw if word[:1].isalpha()]
-    capitals = [word for word in letters if word[0].isupper()]
-    if len(letters) > 3 and len(capitals) > 0.7 * len(letters):
+    if text.isupper():
         return frozenset()
     found: set[str] = set()
     first = True
     for word in raw:
         bare = word.strip("\"'“”().,?!:;").removesuffix("'s")
-        if (
-            bare[:1].isupper()
-            and not first
-            and bare not in ("I", "I'm", "I'd", "I've", "I'll")
-            and bare.lower() not in FUNCTION
-            and bare.lower() not in PLACES
-        ):
-            found.add(stem(bare.casefold()))
+        if bare[:1].isupper() and not first and bare not in ("I", "I'm", "I'd", "I've", "I'll"):
+            if bare.istitle() and bare.lower() in FUNCTION:
+                return frozenset()  # a title
+            if bare.lower() not in FUNCTION and bare.lower() not in PLACES:
+                found.add(stem(bare.casefold()))
         first = word[-1:] in ".?!:"
     return frozenset(found)
 
@@ -282,6 +284,7 @@ _HOW = frozenset(
     "many much long often old far big tall fast late soon early high deep heavy large likely hard".split()
 )
 _AUXILIARY = frozenset("do does did is are was were am has have had should must".split())
+_MAY = frozenset("can could may might would will".split())
 _SAME_HOW = {"much": "amount", "many": "count"}
 
 
@@ -299,7 +302,9 @@ def _question(tokens: list[str]) -> str:
         if kind == "what" and following in ("time", "date", "day"):
             return "when"
         return kind
-    return "polar" if tokens and tokens[0] in _AUXILIARY else ""
+    if tokens and tokens[0] in _AUXILIARY:
+        return "polar"
+    return "may" if tokens and tokens[0] in _MAY and tokens[1:2] != ["you"] else ""
 
 
 _FRAME = re.compile(
@@ -362,10 +367,11 @@ def veto(a: Signature, b: Signature) -> str | None:
         return "opposites"
     if a.particles - b.particles and b.particles - a.particles:
         return "particle"
-    if any(p in a.after and p in b.after and not _alike(a.after[p], b.after[p]) for p in _DIRECTED):
-        return "direction"
-    if _reordered(a, b):
-        return "order"
+    if not _symmetric(a, b):
+        if any(p in a.after and p in b.after and _led_elsewhere(a.after[p], b.after[p]) for p in _DIRECTED):
+            return "direction"
+        if _reordered(a, b):
+            return "order"
     if a.persons != b.persons:
         return "persons"
     if a.roles != b.roles and a.roles and b.roles and len(a.roles + b.roles) > 2:
@@ -419,18 +425,34 @@ def _opposed(a: frozenset[str], b: frozenset[str]) -> bool:
     return False
 
 
+def _symmetric(a: Signature, b: Signature) -> bool:
+    """The same words about two that stand to each other as each to the other: order says nothing."""
+    return not SYMMETRIC.isdisjoint(a.content) and sorted(a.content) == sorted(b.content)
+
+
+def _led_elsewhere(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
+    """What follows one preposition here is not what follows it there, as far as both have it."""
+    fewer, more = (a, b) if len(a) <= len(b) else (b, a)
+    return not all(any(_alike(x, y) for y in more) for x in fewer)
+
+
 def _reordered(a: Signature, b: Signature) -> bool:
     """The same words, where their order or voice says who does what to whom."""
-    if sorted(a.content) != sorted(b.content):
-        return False
-    if ("by" in a.after) != ("by" in b.after):
-        return True
-    if a.content == b.content:
-        return False
-    names = a.names | a.rare | a.places
+    names = (a.names | a.rare | a.places) & set(a.content) & set(b.content)
     if [word for word in a.content if word in names] != [word for word in b.content if word in names]:
         return True
+    if _done_by(a, b) or _done_by(b, a):
+        return True
+    if a.content == b.content or sorted(a.content) != sorted(b.content):
+        return False
     return any(a.after[p] != b.after[p] for p in ("for", "as", "with", "of") if p in a.after and p in b.after)
+
+
+def _done_by(a: Signature, b: Signature) -> bool:
+    """A passive whose agent is named in the other, which is none: "was X seen by Y", "did X see Y"."""
+    if "by" not in a.after or "by" in b.after or _BEING.isdisjoint(a.words):
+        return False
+    return any(word in b.stems for word in a.after["by"])
 
 
 def _modality(a: frozenset[str], b: frozenset[str]) -> bool:

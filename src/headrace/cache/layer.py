@@ -85,6 +85,9 @@ class Likeness(Protocol):
     def prepare(self, entry: Entry) -> None:
         """Give an entry that has a text its vector and the encoder's version."""
 
+    def learn(self, entry: Entry, shelf: Shelf) -> None:
+        """Compare the answer of a prepared entry, not yet on the shelf, with those of its neighbours."""
+
     def find(self, key: Key, shelf: Shelf, policy: CachePolicy, *, fresh: Callable[[Entry], bool]) -> Found:
         """The best entry of the key's scope."""
 
@@ -372,6 +375,7 @@ class Cache:
         try:
             if likeness.why_not(key) is None:
                 likeness.prepare(entry)
+                likeness.learn(entry, self.shelf)
         except Exception:  # noqa: BLE001  (without its vector the entry is found by its words)
             self.failed("encoding a question")
 

@@ -19,6 +19,7 @@ __all__ = [
     "NUMBERS",
     "PLACES",
     "POLES",
+    "SYMMETRIC",
     "SYNONYMS",
     "TIMES",
     "UNITS",
@@ -168,10 +169,22 @@ PLACES = _map(
     "minsk riga vilnius tallinn cairo casablanca lagos nairobi johannesburg cape_town accra addis_ababa dubai abu_dhabi doha riyadh jeddah tehran baghdad beirut damascus jerusalem tel_aviv amman mumbai bombay=mumbai "
     "delhi new_delhi=delhi bangalore bengaluru=bangalore chennai kolkata hyderabad pune ahmedabad karachi lahore islamabad dhaka kathmandu colombo beijing shanghai shenzhen guangzhou wuhan taipei tokyo osaka kyoto "
     "seoul busan bangkok hanoi saigon jakarta bali manila kuala_lumpur sydney melbourne brisbane perth adelaide canberra auckland wellington mexico_city cancun havana bogota medellin lima quito santiago buenos_aires "
-    "rio sao_paulo brasilia caracas hongkong=hong_kong kenya zanzibar siberia crimea catalonia bavaria tuscany sicily crete normandy scandinavia scandinavian=scandinavia balkans caribbean alps himalayas sahara amazon"
+    "rio sao_paulo brasilia caracas hongkong=hong_kong kenya zanzibar siberia crimea catalonia bavaria tuscany sicily crete normandy scandinavia scandinavian=scandinavia balkans caribbean alps himalayas sahara amazon "
+    "kitchen bedroom bed_room=bedroom bathroom bath_room=bathroom garage hallway hall_way=hallway living_room lounge=living_room basement attic "
+    "dining_room laundry_room balcony porch patio backyard corridor upstairs downstairs"
 )
+"""Places of the world, and those of a house."""
 for _word in ("us country", "nice city"):
     PLACES.pop(_word, None)
+
+SYMMETRIC = frozenset(
+    stem(word)
+    for word in (
+        "related connected married engaged dating friends friend siblings cousins neighbours neighbors similar same equal equivalent identical different "
+        "difference differ close acquaintance acquaintances acquainted compare compared comparison versus vs"
+    ).split()
+)
+"""Stems of what one thing is to another exactly when the other is to it."""
 
 FUNCTION = frozenset(
     "a an the this that these those there here it its i me my mine myself you your yours yourself he him his himself she her hers herself we us our ours "

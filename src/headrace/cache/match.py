@@ -1,4 +1,8 @@
-"""The semantic tier: candidates by their vectors, guards that may veto, a verifier that must be sure."""
+"""The semantic tier: neighbours by their vectors, guards that may veto, a verifier that must be sure.
+
+What came before teaches it: the fresh answer of a miss is compared with those of its neighbours, so that they know whose answers agree
+(`Entry.agrees`), and the scope knows how far its traffic is from what the verifier was made with (`Shift`).
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,32 @@ from typing import NamedTuple
 import msgspec
 
 from headrace.cache.encoder import Encoder, Vector, words_of
-from headrace.cache.entry import Entry
+from headrace.cache.entry import Entry, decode_reply
 from headrace.cache.guards import Signature, signature, veto
-from headrace.cache.index import VectorSlab, pack
+from headrace.cache.index import VectorSlab, pack, unpack
+from headrace.cache.judge import Answer, agree
 from headrace.cache.key import Key
 from headrace.cache.layer import Found
+from headrace.cache.neighbourhood import standing
 from headrace.cache.shelf import Shelf
+from headrace.cache.shift import Shift
 from headrace.cache.text import looks_like_code
-from headrace.cache.verifier import Verifier, features
+from headrace.cache.verifier import Verifier, features, probability
 from headrace.handler import CachePolicy
 
-__all__ = ["CANDIDATES", "FLOOR", "Candidate", "Matcher", "is_elliptic"]
+__all__ = ["FLOOR", "NEIGHBOURS", "Candidate", "Matcher", "is_elliptic"]
 
-CANDIDATES = 8
-"""Entries that are looked at, nearest first."""
+NEIGHBOURS = 16
+"""Entries that have a say, nearest first."""
 
-FLOOR = 0.5
-"""The least cosine of a candidate; no pair below it was ever likely enough to be served."""
+FLOOR = 0.4
+"""The least cosine of a neighbour."""
+
+SHIFTS = 4_096
+"""Scopes whose shift is remembered; the one that came first is forgotten first."""
+
+ANSWERS = 4_096
+"""Answers that are kept ready for comparing, some 2 KB each."""
 
 SHORTEST, LONGEST = 3, 48
 """Words of a question that may be matched by likeness: fewer say too little, more hide the one that matters."""
@@ -49,11 +62,13 @@ _unpacked = msgspec.msgpack.Decoder(Signature).decode
 
 
 class Candidate(NamedTuple):
-    """What was made of one entry that is near."""
+    """What was made of one entry that is near. `score` is the verifier's, in log-odds, `p` the probability after the scope's
+    shift: of the nearest that no guard vetoes, None of all others."""
 
     entry: Entry
     cosine: float
     veto: str | None
+    score: float | None
     p: float | None
 
 
@@ -64,6 +79,8 @@ class Matcher:
         self.encoder = encoder
         self.verifier = verifier
         self.version = f"{encoder.version}-{verifier.version}"
+        self._shifts: dict[bytes, Shift] = {}
+        self._answers: dict[str, Answer] = {}
 
     @classmethod
     def load(cls) -> Matcher:
@@ -92,6 +109,7 @@ class Matcher:
         entry.vector = pack(self.encoder.encode(entry.text))
         entry.encoder = self.version
         entry.signature = _packed(self.signature(entry.text))
+        entry.agrees = entry.agrees or entry.id
 
     def signature(self, text: str) -> Signature:
         """What the guards need of `text`."""
@@ -108,28 +126,28 @@ class Matcher:
         self, text: str, scope: bytes, shelf: Shelf, *, fresh: Callable[[Entry], bool]
     ) -> list[Candidate]:
         """The nearest entries of the scope with the verdict on each, the nearest first."""
-        slab = shelf.slab(scope)
-        if not isinstance(slab, VectorSlab):
-            return []
-        vector: Vector = self.encoder.encode(text)
-        near = [
-            (entry, cosine)
-            for id_, cosine in slab.nearest(vector, CANDIDATES)
-            if cosine >= FLOOR and (entry := shelf.get(id_)) is not None and entry.text and fresh(entry)
-        ]
-        if not near:
-            return []
-        own = self.signature(text)
+        near = _near(self.encoder.encode(text), scope, shelf, fresh)
+        return self._verdicts(self.signature(text), near, scope) if near else []
+
+    def _verdicts(
+        self, own: Signature, near: list[tuple[Entry, float]], scope: bytes, *, every: bool = True
+    ) -> list[Candidate]:
+        """Without `every` up to the one that has a probability."""
+        cosines, agrees = [cosine for _, cosine in near], [entry.agrees for entry, _ in near]
         found: list[Candidate] = []
-        for entry, cosine in near:
+        chosen = False
+        for at, (entry, cosine) in enumerate(near):
             other = self._signature_of(entry)
             guard = veto(own, other)
-            p = (
-                None
-                if guard is not None
-                else self.verifier.probability(features(own, other, cosine, self.encoder))
-            )
-            found.append(Candidate(entry, cosine, guard, p))
+            score = p = None
+            if guard is None and not chosen:
+                chosen = True
+                score = self.verifier.score(features(own, other, standing(cosines, agrees, at), self.encoder))
+                shift = self._shifts.get(scope)
+                p = probability(score + (0.0 if shift is None else shift.value))
+            found.append(Candidate(entry, cosine, guard, score, p))
+            if chosen and not every:
+                break
         return found
 
     def find(self, key: Key, shelf: Shelf, policy: CachePolicy, *, fresh: Callable[[Entry], bool]) -> Found:
@@ -137,14 +155,55 @@ class Matcher:
         tau = self.verifier.tau(policy.max_wrong)
         if tau is None or key.text is None:
             return Found(None, None, None, "infeasible", ())
-        found = self.candidates(key.text, key.scope, shelf, fresh=fresh)
+        near = _near(self.encoder.encode(key.text), key.scope, shelf, fresh)
+        if not near:
+            return Found(None, None, tau, "prior", ())
+        found = self._verdicts(self.signature(key.text), near, key.scope, every=False)
         vetoes = tuple(candidate.veto for candidate in found if candidate.veto is not None)
-        best = max(
-            (candidate for candidate in found if candidate.p is not None),
-            key=lambda candidate: candidate.p or 0.0,
-            default=None,
-        )
-        if best is None:
-            return Found(None, None, tau, "prior", vetoes)
-        served = best.entry if best.p is not None and best.p >= tau else None
-        return Found(served, best.p, tau, "prior", vetoes)
+        best = found[-1]
+        served = best.p is not None and best.p >= tau
+        return Found(best.entry if served else None, best.p, tau, "prior", vetoes)
+
+    def learn(self, entry: Entry, shelf: Shelf) -> None:
+        """See `headrace.cache.layer.Likeness`."""
+        near = _near(unpack(entry.vector), entry.scope, shelf, lambda _: True)
+        if not near:
+            return
+        answer = self._answer_of(entry)
+        agreeing = [other for other, _ in near if agree(answer, self._answer_of(other), self.encoder)]
+        best = self._verdicts(self._signature_of(entry), near, entry.scope, every=False)[-1]
+        if best.score is not None:
+            self._shift_of(entry.scope).learn(best.score, best.entry in agreeing)
+        if agreeing:
+            entry.agrees = agreeing[0].agrees
+
+    def _shift_of(self, scope: bytes) -> Shift:
+        shift = self._shifts.get(scope)
+        if shift is None:
+            if len(self._shifts) >= SHIFTS:
+                del self._shifts[next(iter(self._shifts))]
+            shift = self._shifts[scope] = Shift()
+        return shift
+
+    def _answer_of(self, entry: Entry) -> Answer:
+        answer = self._answers.get(entry.id)
+        if answer is None:
+            reply = decode_reply(entry.body, id="", created=0, alike=True)
+            answer = self._answers[entry.id] = Answer(reply.text, self.encoder)
+            if len(self._answers) > ANSWERS:
+                del self._answers[next(iter(self._answers))]
+        return answer
+
+
+def _near(
+    vector: Vector, scope: bytes, shelf: Shelf, fresh: Callable[[Entry], bool]
+) -> list[tuple[Entry, float]]:
+    """The neighbours and their cosines, the nearest first."""
+    slab = shelf.slab(scope)
+    if not isinstance(slab, VectorSlab):
+        return []
+    return [
+        (entry, cosine)
+        for id_, cosine in slab.nearest(vector, NEIGHBOURS)
+        if cosine >= FLOOR and (entry := shelf.get(id_)) is not None and entry.text and fresh(entry)
+    ]

@@ -1,9 +1,8 @@
-"""How likely it is that two questions want the same answer: a small learned model over what can be counted about the pair.
+"""How likely it is that a question wants the answer of a kept one: a small learned model over what can be counted.
 
-A logistic regression with five features, each of which can only speak for the pair: more likeness never lowers the probability. Richer
-models (boosted trees over 24 features, second-order terms) found less at the same share of wrong answers on sets that they had not
-seen; what they learned of one kind of traffic did not hold for another. Trained and calibrated by `scripts/train_verifier.py`. It judges what the
-guards let through and cannot overrule them.
+A logistic regression over the pair (words, content, cosine) and over what is around it (`headrace.cache.neighbourhood`). Richer models
+(boosted trees over the same and more features) found no more at the same share of wrong answers on sets that they had not seen.
+Trained and calibrated by `scripts/train_verifier.py`. It judges what the guards let through and cannot overrule them.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,46 +19,39 @@ import numpy as np
 from headrace.cache.encoder import Encoder, Vector
 from headrace.cache.guards import Signature
 from headrace.cache.lexicon import SYNONYMS
+from headrace.cache.neighbourhood import Standing
 
 _T = TypeVar("_T")
 
-__all__ = ["FEATURES", "Verifier", "features"]
+__all__ = ["FEATURES", "Verifier", "features", "probability"]
 
 DATA = Path(__file__).parent / "data" / "verifier.json"
 
-FEATURES = ("cosine", "words_shared", "in_order", "content_matched", "bigrams_shared")
-"""Sentence cosine; words in common of all; longest common subsequence of the longer; the weight of content words that have a like one on
-the other side, of the side that has less of it; pairs of neighbours in common of all. Each from 0 (-1 for cosines) to 1."""
+FEATURES = ("cosine", "words_shared", "content_matched", "unmatched_alone", "share", "others", "margin")
+"""Sentence cosine; words in common of all; the weight of content words that have a like one on the other side, of the side that has less
+of it; what of that weight is not matched for each neighbour that agrees, negated; then what `Standing` says of the neighbours."""
 
 SYNONYM = 0.9
 """The likeness of two words of one group of synonyms."""
 
 
-def features(a: Signature, b: Signature, cosine: float, encoder: Encoder) -> tuple[float, ...]:
+def features(a: Signature, b: Signature, around: Standing, encoder: Encoder) -> tuple[float, ...]:
     """The numbers that `FEATURES` names; symmetric in `a` and `b`."""
-    wa, wb = a.words, b.words
+    matched = _content_matched(a, b, encoder)
     return (
-        cosine,
-        _shared(set(wa), set(wb)),
-        _in_order(wa, wb) / max(1, len(wa), len(wb)),
-        _content_matched(a, b, encoder),
-        _shared(set(pairwise(wa)), set(pairwise(wb))),
+        around.cosine,
+        _shared(set(a.words), set(b.words)),
+        matched,
+        (matched - 1.0) / around.voters,
+        around.share,
+        around.others,
+        around.margin,
     )
 
 
 def _shared(a: set[_T], b: set[_T]) -> float:
     union = len(a | b)
     return len(a & b) / union if union else 0.0
-
-
-def _in_order(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    """The length of the longest common subsequence."""
-    row = [0] * (len(b) + 1)
-    for x in a:
-        before = 0
-        for j, y in enumerate(b, 1):
-            before, row[j] = row[j], before + 1 if x == y else max(row[j], row[j - 1])
-    return row[-1]
 
 
 def _content_matched(a: Signature, b: Signature, encoder: Encoder) -> float:
@@ -88,15 +79,15 @@ class Verifier:
     """The regression with the thresholds that the training script found.
 
     Args:
-        weights: One a feature, none below 0.
+        weights: One a feature.
         thresholds: Share of wrong answers to the least probability that keeps it on sets that were not trained on.
     """
 
     def __init__(
         self, weights: Sequence[float], bias: float, thresholds: Mapping[float, float], version: str
     ) -> None:
-        if len(weights) != len(FEATURES) or min(weights) < 0:
-            raise ValueError(f"a verifier has {len(FEATURES)} weights, none of them below 0")
+        if len(weights) != len(FEATURES):
+            raise ValueError(f"a verifier has {len(FEATURES)} weights")
         self.weights = tuple(weights)
         self.bias = bias
         self.thresholds = dict(sorted(thresholds.items()))
@@ -121,7 +112,11 @@ class Verifier:
         known = [tau for share, tau in self.thresholds.items() if share <= max_wrong + 1e-12]
         return known[-1] if known else None
 
-    def probability(self, row: Sequence[float]) -> float:
-        """That the pair with these features wants the same answer."""
-        score = self.bias + sum(weight * value for weight, value in zip(self.weights, row, strict=True))
-        return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, score))))
+    def score(self, row: Sequence[float]) -> float:
+        """The log-odds that the pair with these features wants the same answer."""
+        return self.bias + sum(weight * value for weight, value in zip(self.weights, row, strict=True))
+
+
+def probability(score: float) -> float:
+    """Of the log-odds `score`."""
+    return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, score))))

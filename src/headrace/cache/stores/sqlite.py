@@ -30,7 +30,7 @@ logger = logging.getLogger("headrace.cache")
 
 APPLICATION_ID = 0x48524341
 """`HRCA`."""
-SCHEMA = 2
+SCHEMA = 3
 """A file of another version is emptied: a cache may be begun anew."""
 BUSY_S = 5.0
 BATCH = 1024
@@ -39,7 +39,7 @@ POLL_S = 1.0
 
 _COLUMNS = (
     "id", "scope", "exact", "text", "canonical", "tenant", "route", "target", "created", "expires", "body", "cost", "tokens",
-    "took", "tags", "documents", "hits", "vector", "encoder",
+    "took", "tags", "documents", "hits", "agrees", "vector", "encoder",
 )  # fmt: skip
 _INSERT = f"INSERT OR REPLACE INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
 _SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM entries"  # noqa: S608
@@ -279,7 +279,7 @@ def _prepared(path: Path) -> sqlite3.Connection:
                     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, scope BLOB NOT NULL,
                     exact BLOB NOT NULL UNIQUE, text TEXT, canonical TEXT, tenant TEXT NOT NULL, route TEXT NOT NULL,
                     target TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL, cost INTEGER,
-                    tokens INTEGER NOT NULL, took REAL NOT NULL, tags TEXT NOT NULL, documents TEXT NOT NULL, hits INTEGER NOT NULL, vector BLOB NOT NULL, encoder TEXT NOT NULL)"""
+                    tokens INTEGER NOT NULL, took REAL NOT NULL, tags TEXT NOT NULL, documents TEXT NOT NULL, hits INTEGER NOT NULL, agrees TEXT NOT NULL, vector BLOB NOT NULL, encoder TEXT NOT NULL)"""
             )
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={SCHEMA}")
