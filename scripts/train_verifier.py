@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 import time
@@ -26,10 +25,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from semcache import Asked, Rule, replay, rows, upper  # noqa: E402
-
-from headrace.cache.encoder import Encoder  # noqa: E402
-from headrace.cache.verifier import FEATURES, Verifier, probability  # noqa: E402
+from headrace.cache.encoder import Encoder
+from headrace.cache.verifier import FEATURES, Verifier, probability
+from semcache import Asked, Rule, replay, rows, upper
 
 STREAMS = ("banking77", "clinc150", "hwu_slots")
 TARGETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)

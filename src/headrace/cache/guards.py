@@ -130,7 +130,7 @@ def signature(text: str, known: Callable[[str], bool]) -> Signature:
     lower, spoken = plain(" ".join(mended(token, known) for token in words(text)))
     tokens = lower.split()
     rest = _MULTI_PLACE.sub(lambda match: _place(match[0]), lower).split()
-    rest = [_place(token) if token in PLACES and token != "us" else token for token in rest]
+    rest = [token if token == "us" else _place(token) for token in rest]  # noqa: S105
     places: set[str] = set()
     numbers: list[str] = []
     units: set[str] = set()
@@ -219,6 +219,8 @@ def signature(text: str, known: Callable[[str], bool]) -> Signature:
 
 
 def _place(name: str) -> str:
+    if name not in PLACES:
+        return name
     place = PLACES[name].replace(" ", "_")
     return "^us" if place == "us" else place  # "us" alone is a pronoun
 

@@ -1,7 +1,7 @@
 """What the kept answers around a question say for one of them.
 
 Where all that is near was answered alike, one more question there wants that answer too; where answers change from one near question to the
-next, a small difference matters. Which answers agree was seen when they came (`headrace.cache.judge`). Nearest-neighbour voting (T. Cover
+next, a small difference matters. Which answers agree was seen when they came (`headrace.cache.agreement`). Nearest-neighbour voting (T. Cover
 and P. Hart, "Nearest neighbor pattern classification", IEEE Trans. Inf. Theory 13, 1967), with weights that fall with distance. Pure.
 """
 
