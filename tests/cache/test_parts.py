@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headrace.cache.agreement import Answer, agree
 from headrace.cache.encoder import Encoder
 from headrace.cache.entry import Entry
 from headrace.cache.guards import GUARDS, signature, veto
 from headrace.cache.index import CELL_ROWS, PROBED, VectorSlab, pack
-from headrace.cache.agreement import Answer, agree
 from headrace.cache.key import is_personal, is_volatile
 from headrace.cache.match import is_elliptic
 from headrace.cache.neighbourhood import standing

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from headrace.cache.agreement import Answer, agree
 from headrace.cache.encoder import Encoder, Vector, words_of
 from headrace.cache.entry import Entry, decode_reply
 from headrace.cache.guards import Signature, signature, veto
 from headrace.cache.index import VectorSlab, pack, unpack
-from headrace.cache.agreement import Answer, agree
 from headrace.cache.key import Key
 from headrace.cache.layer import Found
 from headrace.cache.neighbourhood import standing
