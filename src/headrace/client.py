@@ -23,7 +23,8 @@ from headrace.answer import Answer, AnswerStream, Taken
 from headrace.batch import Drawn, Journal, Pace, Progress, Row, Rows, Run, run_rows, template
 from headrace.budget import BudgetScope, open_scopes
 from headrace.content import Prompt, as_messages
-from headrace.engine import Engine, Levels
+from headrace.embed import Embedded, Embedder
+from headrace.engine import EMBEDDINGS, Engine, Levels
 from headrace.errors import InvalidRequest
 from headrace.handler import Route
 from headrace.output import Shape, shape_of
@@ -103,6 +104,7 @@ class AsyncClient:
         self._models = dict(models or {})
         self._judges = dict(judges or {})
         self._engine: Engine | None = None
+        self._embedder: Embedder | None = None
 
     @property
     def engine(self) -> Engine:
@@ -360,6 +362,42 @@ class AsyncClient:
         """
         return await run.again()
 
+    async def embed(
+        self,
+        model: Levels,
+        texts: str | Sequence[str],
+        *,
+        dimensions: int | None = None,
+        timeout: float | None = None,
+        user: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Embedded:
+        """The vectors of `texts`, many in one request; a text that this client has asked for before costs nothing. See docs/embeddings.md.
+
+        Args:
+            model: As for `chat`; of a cascade only the targets that have the first one's model, since vectors of two models cannot be
+                compared.
+            dimensions: Of the vectors, where the model can shorten them.
+            timeout: Seconds for each request.
+            user, tags: For the ledger.
+
+        Raises:
+            InvalidRequest: A text is empty.
+            AllTargetsFailed: Every level is spent.
+        """
+        if self._embedder is None:
+            self._embedder = Embedder(self.engine)
+        scopes = open_scopes(self)
+        return await self._embedder(
+            self._route(model, EMBEDDINGS),
+            [texts] if isinstance(texts, str) else list(texts),
+            dimensions=dimensions,
+            timeout=timeout,
+            user=user,
+            tags={name: value for scope in scopes for name, value in scope.tags.items()} | dict(tags or {}),
+            pots=tuple(pot for scope in scopes for pot in scope.pots.values()),
+        )
+
     async def models(self) -> list[ModelInfo]:
         """The names that can be asked: own ones, routes, and the catalogue's models of providers whose key is there."""
         engine = self.engine
@@ -480,9 +518,9 @@ class AsyncClient:
         )
         return Rounds(self.engine, asked)
 
-    def _route(self, model: Levels) -> Route:
+    def _route(self, model: Levels, dialect: str = "") -> Route:
         own = self._models.get(model) if isinstance(model, str) else None
-        return self.engine.levels(own if own is not None else model)
+        return self.engine.levels(own if own is not None else model, dialect)
 
 
 def _told(model: Levels | Filled, prompt: Prompt | Filled | None) -> tuple[Levels, Prompt, Filled | None]:
@@ -725,6 +763,7 @@ class Client:
     stream = _sync_stream(AsyncClient.stream)
     map = _sync(AsyncClient.map)
     retry_failed = _sync(AsyncClient.retry_failed)
+    embed = _sync(AsyncClient.embed)
     models = _sync(AsyncClient.models)
     estimate = _sync(AsyncClient.estimate)
     budget = _same(AsyncClient.budget)

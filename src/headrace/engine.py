@@ -19,7 +19,7 @@ from headrace.budget import Caps, OpenAccount, Purse, Reserve, bound
 from headrace.call import Call, Nanodollars
 from headrace.clock import Clock, SystemClock
 from headrace.context import Context, Library
-from headrace.errors import CredentialsMissing, HeadraceError, InvalidRequest, UnknownModel
+from headrace.errors import CredentialsMissing, HeadraceError, InvalidRequest, UnknownModel, Unsupported
 from headrace.handler import (
     Body,
     Dialect,
@@ -61,9 +61,11 @@ if TYPE_CHECKING:
     from headrace.layers.guard import Guard
     from headrace.local import LocalModel
 
-__all__ = ["LAYERS", "Engine", "LayerNote", "Levels", "as_route"]
+__all__ = ["EMBEDDINGS", "LAYERS", "Engine", "LayerNote", "Levels", "as_route"]
 
 _chance = random.SystemRandom()
+
+EMBEDDINGS = "openai-embeddings"
 
 DIRECT_ATTEMPTS = 3
 """Attempts at a model that was asked for by its own name: what both official SDKs make of theirs (one and two retries)."""
@@ -175,6 +177,7 @@ class Engine:
         self._entries: SQLiteEntries | None = None
         self.local: LocalModel | None = None
         self._upstreams: dict[str, Upstream] = {}
+        self._embedders: dict[str, Upstream] = {}
         self._routes: dict[tuple[str, str], Route] = {}
         budgets = settings.budgets
         libraries = self._libraries()
@@ -335,6 +338,8 @@ class Engine:
         route = self._routes.get(key)
         if route is None:
             route = self._resolve(model, dialect)
+            if dialect == EMBEDDINGS:  # nothing to pack, to judge or to stream
+                route = msgspec.structs.replace(route, context=None, repair=False, mid_stream="error")
             if route.guard is None and self.settings.guard is not None:
                 route = msgspec.structs.replace(route, guard=self.settings.guard)
             if len(self._routes) >= 4096:
@@ -353,7 +358,9 @@ class Engine:
             return Route(name=model, cascade=(Target(provider, name, DIRECT_ATTEMPTS),))
         if slash and provider == "local" and name:
             return Route(name=model, cascade=(Target(provider, name, 1),))
-        usual = settings.providers.get({"openai-chat": "openai", "anthropic": "anthropic"}.get(dialect, ""))
+        usual = settings.providers.get(
+            {"openai-chat": "openai", "anthropic": "anthropic", EMBEDDINGS: "openai"}.get(dialect, "")
+        )
         if model and not slash and usual is not None and usual.usable:
             return Route(name=f"{usual.name}/{model}", cascade=(Target(usual.name, model, DIRECT_ATTEMPTS),))
         default = settings.default_route
@@ -382,7 +389,9 @@ class Engine:
 
     async def _dispatch(self, request: Request) -> Stream:
         assert request.target is not None
-        return await self.upstream(request.target.provider)(request)
+        provider = request.target.provider
+        embeds = request.call.dialect == EMBEDDINGS
+        return await (self._embedder(provider) if embeds else self.upstream(provider))(request)
 
     def upstream(self, provider: str) -> Upstream:
         """The handler for one provider of the settings, made at first use."""
@@ -391,12 +400,21 @@ class Engine:
             upstream = self._upstreams[provider] = self._connect(provider)
         return upstream
 
+    def _embedder(self, provider: str) -> Upstream:
+        """The handler for a provider's embeddings, beside the one for its chats."""
+        upstream = self._embedders.get(provider)
+        if upstream is None:
+            dialect = dialects.by_name(EMBEDDINGS)
+            upstream = self._embedders[provider] = self._remote(provider, dialect)
+        return upstream
+
     def _connect(self, provider: str) -> Upstream:
         if provider == "local":
             return self._connect_local()
-        settings = self.settings.providers[provider]
-        dialect = dialects.by_name(settings.dialect)
-        endpoint = _endpoint(settings, dialect)
+        return self._remote(provider, dialects.by_name(self.settings.providers[provider].dialect))
+
+    def _remote(self, provider: str, dialect: Dialect) -> Upstream:
+        endpoint = _endpoint(self.settings.providers[provider], dialect)
 
         async def fixed() -> Endpoint:
             return endpoint
@@ -458,11 +476,26 @@ class Engine:
             fix = f"set {provider.key_variable}" if provider.key_variable else "give it an api_key"
             said = f"no key is configured for {target.provider}: {fix}"
             return Misfit(CredentialsMissing(said, target=str(target)), certain=True)
+        if request.call.dialect == EMBEDDINGS:
+            return self._cannot_embed(target, request)
         model = self.limits(target.provider, target.model)
         return None if model is None else misfit(target, request, model)
 
+    def _cannot_embed(self, target: Target, request: Request) -> Misfit | None:
+        """Only OpenAI's API has embeddings, and vectors of two models are not to be compared."""
+        provider, first = self.settings.providers.get(target.provider), request.route.cascade[0]
+        if provider is None or provider.dialect != "openai-chat":
+            said = f"{target.provider} has no embeddings"
+        elif target.model.rpartition("/")[2] != first.model.rpartition("/")[2]:
+            said = f"its vectors are not those of {first}"
+        else:
+            return None
+        return Misfit(Unsupported(said), certain=True)
+
     def _translated(self, target: Target, request: Request) -> bool:
         dialect: Dialect | None = request.body.dialect
+        if request.call.dialect == EMBEDDINGS:
+            return False
         return dialect is not None and self.upstream(target.provider).dialect is not dialect
 
 

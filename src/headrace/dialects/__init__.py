@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["ANTHROPIC", "NAMES", "OPENAI_CHAT", "by_name"]
 
 NAMES = ("anthropic", "openai-chat")
-"""Every dialect's name."""
+"""Every dialect that a provider may be said to speak. `openai-embeddings` is that of one more path of `openai-chat`."""
 
 
 def by_name(name: str) -> Dialect:
@@ -28,6 +28,10 @@ def by_name(name: str) -> Dialect:
             from headrace.dialects.anthropic import ANTHROPIC
 
             return ANTHROPIC
+        case "openai-embeddings":
+            from headrace.dialects.openai_chat.embeddings import EMBEDDINGS
+
+            return EMBEDDINGS
         case _:
             raise ConfigError(f"no dialect is called {name!r}; there are: {', '.join(NAMES)}")
 

@@ -67,7 +67,11 @@ class App:
         self._openai = dialects.by_name("openai-chat")
         self._anthropic = dialects.by_name("anthropic")
         self.routes = Routes(rows)
-        chats = {"/v1/chat/completions": self._openai, "/v1/messages": self._anthropic}
+        chats = {
+            "/v1/chat/completions": self._openai,
+            "/v1/embeddings": dialects.by_name("openai-embeddings"),
+            "/v1/messages": self._anthropic,
+        }
         self._chats = {
             row.path: (chats[row.path], row.roles)
             for row in rows

@@ -32,6 +32,7 @@ _AUDIT: frozenset[KeyRole] = frozenset({"auditor", "admin"})
 
 ROUTES: tuple[RouteNote, ...] = (
     RouteNote("POST", "/v1/chat/completions", _CALLER, "OpenAI chat completions, whole or streamed"),
+    RouteNote("POST", "/v1/embeddings", _CALLER, "OpenAI embeddings"),
     RouteNote("POST", "/v1/messages", _CALLER, "Anthropic Messages, whole or streamed"),
     RouteNote(
         "POST", "/v1/messages/count_tokens", _CALLER, "Tokens of a Messages request, without sending it"

@@ -12,6 +12,7 @@ the other side had a chance.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import heapq
 import math
 import selectors
@@ -189,8 +190,8 @@ class VirtualRunner:
     def __init__(self, clock: ManualClock, *, limit_s: float = 86_400.0) -> None:
         self._runner = asyncio.Runner(loop_factory=lambda: _VirtualLoop(clock, clock.now() + limit_s))
 
-    def run(self, main: Coroutine[Any, Any, T]) -> T:
-        """Run `main` to its end and return what it returns. Raises as `run` does."""
+    def run(self, main: Coroutine[Any, Any, T], context: contextvars.Context | None = None) -> T:
+        """Run `main` to its end, in `context` where one is given, and return what it returns. Raises as `run` does."""
 
         async def watched() -> T:
             loop = asyncio.get_running_loop()
@@ -205,7 +206,7 @@ class VirtualRunner:
             finally:
                 loop.main = None
 
-        return self._runner.run(watched())
+        return self._runner.run(watched(), context=context)
 
     def close(self) -> None:
         """Cancel what is left and close the loop; idempotent."""

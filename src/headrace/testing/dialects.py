@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
+from zlib import crc32
 
 import msgspec
 
 from headrace.testing.answers import Answer, estimate, split_arguments
 from headrace.types import Usage
 
-__all__ = ["ANTHROPIC", "OPENAI", "Ask", "BadAsk", "Piece", "Trouble", "Voice"]
+__all__ = ["ANTHROPIC", "EMBEDDINGS", "OPENAI", "Ask", "BadAsk", "Piece", "Trouble", "Voice"]
 
 encode = msgspec.json.encode
 
@@ -31,6 +32,8 @@ class Ask:
     include_usage: bool
     input_tokens: int
     text: str
+    inputs: tuple[str, ...] = ()
+    dimensions: int = 0
 
 
 class BadAsk(Exception):
@@ -359,6 +362,43 @@ class _OpenAI:
         ]
 
 
+class _Embeddings(_OpenAI):
+    """OpenAI embeddings: texts with many words in common have vectors that are near."""
+
+    def ask(self, body: Any, *, number: int, created: int) -> Ask:
+        if not isinstance(body, dict) or not isinstance(body.get("model"), str):
+            raise BadAsk("you must provide a model parameter", "model")
+        given = body.get("input")
+        inputs = [given] if isinstance(given, str) else given
+        if not isinstance(inputs, list) or not inputs:
+            raise BadAsk("'input' cannot be empty", "input")
+        texts = tuple(one if isinstance(one, str) else encode(one).decode() for one in inputs)
+        tokens = sum(map(estimate, texts))
+        dimensions = body.get("dimensions") or EMBEDDED
+        return Ask(number, created, body["model"], False, False, tokens, texts[-1], texts, dimensions)
+
+    def reply(self, answer: Answer, ask: Ask) -> bytes:
+        usage = {"prompt_tokens": ask.input_tokens, "total_tokens": ask.input_tokens}
+        data = [
+            {"object": "embedding", "index": index, "embedding": embedded(text, ask.dimensions)}
+            for index, text in enumerate(ask.inputs)
+        ]
+        return encode({"object": "list", "data": data, "model": ask.model, "usage": usage})
+
+
+EMBEDDED = 32
+"""Dimensions of a made-up vector."""
+
+
+def embedded(text: str, dimensions: int = EMBEDDED) -> list[float]:
+    """A vector of length 1 made of the text's words, the same in every process."""
+    vector = [1e-3] * dimensions
+    for word in text.lower().split():
+        vector[crc32(word.encode()) % dimensions] += 1.0
+    length = sum(one * one for one in vector) ** 0.5
+    return [one / length for one in vector]
+
+
 def _words(text: str) -> list[str]:
     return list(Answer(text).pieces)
 
@@ -582,4 +622,5 @@ def _parsed(arguments: str) -> Any:
 
 
 OPENAI: Voice = _OpenAI()
+EMBEDDINGS: Voice = _Embeddings()
 ANTHROPIC: Voice = _Anthropic()

@@ -17,7 +17,7 @@ import msgspec
 from headrace.clock import Clock, SystemClock
 from headrace.testing.answers import Answer
 from headrace.testing.connection import Connection
-from headrace.testing.dialects import ANTHROPIC, OPENAI, BadAsk, Trouble, Voice
+from headrace.testing.dialects import ANTHROPIC, EMBEDDINGS, OPENAI, BadAsk, Trouble, Voice
 from headrace.testing.faults import Fault, Refuse
 from headrace.testing.wire import Received, Wire
 from headrace.types import Usage
@@ -36,6 +36,8 @@ START_S = 10.0
 VOICES: Mapping[str, Voice] = {
     "/v1/chat/completions": OPENAI,
     "/chat/completions": OPENAI,
+    "/v1/embeddings": EMBEDDINGS,
+    "/embeddings": EMBEDDINGS,
     "/v1/messages": ANTHROPIC,
     "/v1/messages/count_tokens": ANTHROPIC,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -245,9 +246,9 @@ class FakeAsyncClient(AsyncClient):
             store=MemoryStore(),
         )
 
-    def _route(self, model: Levels) -> Route:
+    def _route(self, model: Levels, dialect: str = "") -> Route:
         try:
-            return super()._route(model)
+            return super()._route(model, dialect)
         except UnknownModel:
             if self._known_only or not isinstance(model, str):
                 raise
@@ -263,8 +264,8 @@ class VirtualPortal(Portal):
         self._closed = False
 
     def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
-        """Run to the end and give its result."""
-        return self._thread_of_one.submit(self._runner.run, coroutine).result()
+        """Run to the end, in the context of who asks, and give its result."""
+        return self._thread_of_one.submit(self._runner.run, coroutine, contextvars.copy_context()).result()
 
     def close(self) -> None:
         """End the thread; idempotent."""
