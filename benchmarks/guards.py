@@ -35,7 +35,7 @@ from headrace.types import Delta, Frame
 TEXTS = Path(__file__).parent / "guard_texts"
 SETS = ("tuned", "held_out")
 
-_LABEL = re.compile(r"«(\w+)\|(.*?)»")
+_LABEL = re.compile(r"«(\w+)\|(.*?)»", re.DOTALL)
 _MADE_UP = re.compile(r"\{([wabhud])(\d+)\}")
 _ALPHABETS = {
     "w": string.ascii_letters + string.digits + "_-",
@@ -114,7 +114,7 @@ def judge_injections() -> dict[str, Score]:
     name = "tuned"
     for line in (TEXTS / "injections.txt").read_text("utf-8").splitlines():
         if line.startswith("#"):
-            name = "held_out" if "held out" in line and not line.startswith("# `") else "tuned"
+            name = "held_out" if line == "# held out" else name
             continue
         sign, _, text = line.partition("\t")
         found = find_injections(text.replace("\\n", "\n"))

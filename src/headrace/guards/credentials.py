@@ -86,7 +86,7 @@ _NAMES = ("passw", "passp", "pwd", "secret", "token", "key", "credential", "cont
 _NAMED = re.compile(
     r"[pstacmPSTACM](?i:assw(?:or)?d|asswort|assphrase|wd|ecret|oken|pi[ _-]?key|(?:ccess|uth|rivate|ecret)[ _-]?key|redentials?|"
     r"ontraseña|ot de passe)\b"
-    r"[\"'`]?[ \t]{0,3}(?:=>|:=|[:=]|(?i:\b(?:is|lautet|es|est)\b))[ \t]{0,3}[\"'`]?([^\s\"'`,;<>(){}\[\]]{8,200})"
+    r"[\"'`]?[ \t]{0,3}(=>|:=|[:=]|(?i:\b(?:is|lautet|es|est)\b))?[ \t]{0,3}[\"'`]?([^\s\"'`,;<>(){}\[\]]{8,200})"
 )
 _NO_VALUE = re.compile(
     r"[$%/]|(?:your|my|the|some|example|sample|dummy|placeholder|change|insert|process\.|os\.|env\b|self\.|config|https?:)"
@@ -127,9 +127,10 @@ def find_secrets(text: str) -> Iterator[Span]:
 
 def _named(text: str) -> Iterator[Span]:
     for match in _NAMED.finditer(text):
-        value = match[1].rstrip(".?:")
-        if not _NO_VALUE.match(value) and _looks_secret(value):
-            yield match.start(1), match.start(1) + len(value)
+        value = match[2].rstrip(".?:")
+        # Right behind the word, without a sign between, only what no word looks like.
+        if not _NO_VALUE.match(value) and _looks_secret(value, kinds=2 if match[1] else 3):
+            yield match.start(2), match.start(2) + len(value)
 
 
 def _is_made_up(value: str) -> bool:
@@ -137,11 +138,17 @@ def _is_made_up(value: str) -> bool:
     return any(map(str.isdigit, value)) and len(set(value)) >= 9
 
 
-def _looks_secret(value: str) -> bool:
-    """Letters with digits, or three kinds of characters; and not the same few over and over."""
-    digits, letters = any(map(str.isdigit, value)), any(map(str.isalpha, value))
-    kinds = digits + any(map(str.isupper, value)) + any(map(str.islower, value)) + (not value.isalnum())
-    return len(value) >= 8 and ((digits and letters) or kinds >= 3) and _entropy(value) >= MIN_ENTROPY
+def _looks_secret(value: str, kinds: int) -> bool:
+    """Letters with digits or signs, of so many kinds; and not the same few over and over."""
+    digits, upper = any(map(str.isdigit, value)), any(map(str.isupper, value))
+    lower, signs = any(map(str.islower, value)), not value.isalnum()
+    mixed = (digits and (upper or lower)) or digits + upper + lower + signs >= 3
+    return (
+        len(value) >= 8
+        and mixed
+        and digits + upper + lower + signs >= kinds
+        and _entropy(value) >= MIN_ENTROPY
+    )
 
 
 def _entropy(text: str) -> float:

@@ -23,7 +23,7 @@ Span: TypeAlias = tuple[int, int]
 _AT_DOMAIN = re.compile(
     r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}(xn--[a-z0-9-]{2,59}|[^\W\d_]{2,63})(?![^\W_])"
 )
-_LOCAL = re.compile(r"[\w.+%&'-]{1,64}\Z")
+_LOCAL = re.compile(r"(?:[\w.-]{1,40}\+[\w.=+-]{1,40}|[\w.+%&'-]{1,64})\Z")
 _NOT_DOMAINS = frozenset(
     ["avif", "bmp", "css", "gif", "html", "ico", "jpeg", "jpg", "js", "json", "pdf", "png", "svg", "webp"]
 )
@@ -133,7 +133,9 @@ def is_iban(text: str) -> bool:
 
 _IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\w)")
 _NUMBERED = re.compile(
-    r"(?:\b(?:v|ver|versions?|release|section|chapter|build|rev)\.?|§|[A-Za-z]/)[ \xa0]?\Z", re.IGNORECASE
+    r"(?:\b(?:v|ver|versions?|releases?|section|chapter|build|rev|firmware|driver|kernel|patch|update|python|java|jdk|node|php|ruby|"
+    r"openssl|openssh|nginx|apache|mysql|postgres(?:ql)?|docker|android|ios|windows|chrome|firefox|safari|edge)\.?|§|[A-Za-z]/|[=~><]=)[ \xa0]?\Z",
+    re.IGNORECASE,
 )
 _IPV6 = re.compile(
     r"(?<![\w:.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{3,39}(?:(?:\.\d{1,3}){3})?(?![\w:])"
@@ -149,7 +151,7 @@ def find_ips(text: str) -> Iterator[Span]:
             address = IPv4Address(match[0])
         except AddressValueError:
             continue
-        before = text[max(0, match.start() - 12) : match.start()]
+        before = text[max(0, match.start() - 14) : match.start()]
         if not (address.is_loopback or address.is_unspecified or _NUMBERED.search(before)):
             found.append(match.span())
     if "::" in text or text.count(":") >= 7:
@@ -185,9 +187,16 @@ _DATE = re.compile(r"\d{1,2}[./-]\d{1,2}[./-](?:19|20)\d\d|(?:19|20)\d\d[./-]\d{
 _SAID = re.compile(
     r"(?:\b|_)(?:(?:tele)?phone|tel|telef(?:on|oon|one|ono)|tel[eé]fono|t[eé]l[eé]phone|mobile?|m[oó]vil|cell(?:phone|ulare?)?|"
     r"celular|handy|fax|whats ?app|sms|dial|(?:call|text|ring|reach)(?: (?:me|us|him|her|them))? (?:at|on|back at|under))"
-    r"(?![a-z])[^\d\n.;!?]{0,24}\Z",
+    r"(?:(?:['’]s)?[\s\"'’:=.#()_-]{1,4}(?:numbers?|no|nr|num|nummer|número|is|es|est|ist|lautet|at|on|under|me|us|him|her|them|the|my|our|work|home|business|office))"  # noqa: RUF001
+    r"{0,4}[\s\"':=.#()-]{0,4}\Z",
     re.IGNORECASE,
 )
+_SAID_OTHER = re.compile(
+    r"\b(?:serial|part|lot|ref(?:erence)?|order|invoice|case|docket|sku|model|item|product|isbn|issn|id|ticket|tracking|booking|account|acct|routing|"
+    r"policy|row|page|score)s?(?:[ ._-]?(?:no|nr|num(?:ber)?|id|code))?[\s\"':=.#()-]{0,4}\Z",
+    re.IGNORECASE,
+)
+"""What a number without a country code is called when it is none to call."""
 
 
 def find_phones(text: str) -> Iterator[Span]:
@@ -213,14 +222,15 @@ def _is_phone(number: str, text: str, start: int) -> bool:
             and len(groups) <= 7
             and re.fullmatch(r"\+\d+\.\d+", number) is None  # a signed decimal
         )
-    if _DATE.match(number):
+    before = text[max(0, start - 60) : start]
+    if _DATE.match(number) or _SAID_OTHER.search(before):
         return False
     if _NORTH_AMERICAN.fullmatch(number):
         return True
-    if re.search(r"\d[ \xa0-]\Z", text[max(0, start - 2) : start]):
+    if re.search(r"\d[ \xa0-]\Z", before):
         return False  # the end of a longer number
     if digits.startswith("00") and len(groups) > 1:
         return 10 <= len(digits) <= 15 and _CALLING_CODE.match(digits, 2) is not None
     if 9 <= len(digits) <= 12 and _TRUNK.fullmatch(number):
         return True
-    return 7 <= len(digits) <= 15 and _SAID.search(text, max(0, start - 60), start) is not None
+    return 7 <= len(digits) <= 15 and _SAID.search(before) is not None

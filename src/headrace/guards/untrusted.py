@@ -82,20 +82,23 @@ _MODELS = (
 )
 _GOODS = (
     r"(?:passwords?|credentials?|api[ _-]?keys?|access tokens?|tokens?|secrets?|private keys?|conversation|chat history|system prompt|inbox|"
-    r"emails?|contacts?|(?:user'?s? |personal |customer |private |account )(?:data|information|details|files?)|env(?:ironment)? variables?|\.env)"
+    r"emails?|contacts?|(?:user'?s? |personal |customer |private |account )(?:data|information|details|files?)|env(?:ironment)? variables?)"
 )
 
 _SIGNS: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
     ("override", ("ignore", "disregard", "forget", "overrid", "bypass", "discard", "overrul", "follow", "neglect", "overlook"), re.compile(
         r"\b(?:ignore|disregard|forget|override|bypass|discard|overrule|overlook|do not follow|don't follow|stop following|neglect)\b"
-        rf"(?:\W+\w+){{0,3}}?\W+(?:(?:all|any|every|the|your|these|those|of|my|other)\W+){{0,4}}(?:{_BEFORE}\W+){{1,3}}(?:\w+\W+){{0,2}}?{_ORDERS}\b")),
+        rf"(?:\W+\w+){{0,1}}?\W+(?:(?:all|any|every|the|your|these|those|of|other)\W+){{0,4}}(?:{_BEFORE}\W+){{1,3}}(?:\w+\W+){{0,2}}?{_ORDERS}\b")),
     ("override", ("ignore", "disregard", "forget", "discard"), re.compile(
         r"\b(?:ignore|disregard|forget|discard)\b\W+(?:all|everything|anything|any)?\W*(?:of\W+)?(?:your|you(?:'ve| have| were| are)?)\W+"
         rf"(?:\w+\W+){{0,4}}?(?:{_ORDERS}|told|said|learned|above|before)\b")),
     ("override", ("ignore", "disregard", "forget"), re.compile(
         r"\b(?:ignore|disregard|forget)\W+(?:everything|all|anything|the)\W+(?:above|before|prior|previous|that came before|you)\b(?!\W+\w+\W+(?:if|when|unless))")),
-    ("override", ("instruction", "directive", "prompt", "task", "objective", "goal"), re.compile(
-        r"\b(?:new|updated|revised|real|actual|true)\W+(?:system\W+)?(?:instructions?|directives?|prompt)\W{0,3}[:=]")),
+    ("override", ("ignore", "disregard", "forget", "discard", "overlook", "neglect"), re.compile(
+        rf"\b(?:ignore|disregard|forget|discard|overlook|neglect)\W+(?:all|any|the|your|those|every)\W+(?:of\W+the\W+)?{_ORDERS}\W+(?:that\W+)?(?:you|given|were given)\b")),
+    ("override", ("instruction", "directive", "prompt", "task"), re.compile(
+        r"\b(?:new|updated|revised|real|actual|true)\W+(?:system\W+)?(?:instructions?|directives?|prompt)\W{0,3}[:=]|\b(?:real|actual|true) task\W{0,3}:")),
+    ("override", ("stop what you",), re.compile(r"\bstop what you(?:'re| are) doing\b")),
     ("override", ("ignorier", "vergiss", "missachte"), re.compile(
         r"\b(?:ignorier\w*|vergiss|missachte\w*)\b.{0,30}\b(?:anweisung\w*|instruktion\w*|regeln|vorgaben|befehle)\b")),
     ("override", ("ignore", "oublie", "compte"), re.compile(
@@ -131,7 +134,7 @@ _SIGNS: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
         r"notify(?:ing)?|disclos(?:e|ing))\b(?:\W+\w+){0,4}?\W+(?:the )?(?:user|human|owner|customer)\b|\bwithout asking the (?:user|human|owner|customer)\b")),
     ("secrecy", ("from the user", "secret from", "hidden from"), re.compile(r"\b(?:keep|hide) (?:this|it|these|that)\b.{0,30}\b(?:from the user|secret from|hidden from)\b")),
     ("exfiltration", ("password", "credential", "api", "token", "secret", "private key", "conversation", "history", "prompt", "inbox", "email", "contact", "data", "information", "details", "file", "env"), re.compile(
-        rf"\b(?:send|forward|post|upload|e-?mail|exfiltrate|leak|transmit|submit|append|encode|include|bcc|copy)\b[^.\n]{{0,60}}\b{_GOODS}\b[^.\n]{{0,60}}"
+        rf"\b(?:send|forward|post|upload|e-?mail|exfiltrate|leak|transmit|submit|append|encode|include|bcc|copy)\b[^.\n]{{0,60}}(?:\b{_GOODS}|\.env)\b[^.\n]{{0,60}}"
         r"(?:https?://|\bto\W+\S{1,64}@|\bto the (?:attacker|webhook)|\bin (?:the|an?) (?:url|image|query))")),
     ("exfiltration", ("![",), re.compile(r"!\[[^\]]{0,80}\]\(https?://[^)\s]{0,200}(?:\{|\[|<|%7b)[^)\s]{0,80}(?:\}|\]|>|%7d)")),
     ("exfiltration", ("curl", "wget", "fetch", "invoke-webrequest"), re.compile(
@@ -145,6 +148,11 @@ _SIGNS: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
     ("address", _MODELS, re.compile(rf"\b{_MODEL}\W{{0,2}}[:,]\W{{0,3}}(?:you (?:must|should|shall|have to|need to)|please|always|never|do not|don't)\b")),
     ("address", _MODELS, re.compile(rf"\bif you(?:'re| are)\W+(?:an?|the|reading this as an?)\W+{_MODEL}\b(?! (?:teacher|manager|professor|director|coach|editor))")),
     ("address", _MODELS, re.compile(rf"\b{_MODEL}\W+(?:\w+\W+){{0,3}}?(?:reading|processing|summari[sz]ing|reviewing|analy[sz]ing) this\b")),
+    ("address", ("when ",), re.compile(
+        r"\bwhen (?:you (?:are )?)?(?:summari[sz]|review|rat|rank|process|answer|evaluat|translat)\w{0,5}\W+(?:this|the)\W+(?:page|text|document|paper|e-?mail|"
+        r"article|review|content|file|message|website|candidate|application)\b.{0,20}\b(?:say|state|mention|include|add|always|never|you must|rate|recommend)\b")),
+    ("prompt", ("above",), re.compile(
+        r"\b(?:repeat|print|output|show)\b.{0,20}\b(?:text|words|everything|content)\b.{0,12}\babove\b.{0,40}\b(?:starting|beginning) with\b")),
     ("address", _MODELS, re.compile(rf"\bas an? {_MODEL},? you (?:must|should|need|have to|are required)\b")),
 )  # fmt: skip
 """What a text does, words of which it has one where it does (so that most texts cost a search for a word), and how."""
