@@ -7,12 +7,13 @@ store's own.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
+from headrace.budget.leases import Balance, Cap
 from headrace.call import format_usd
 from headrace.config import KeySettings, Secret, Settings, key_terms
 from headrace.errors import Conflict, InvalidRequest, NotFound
@@ -163,11 +164,14 @@ def state(key: KeyTerms, now: float) -> Literal["active", "expired", "revoked"]:
     return "expired" if key.expires_wall is not None and now >= key.expires_wall else "active"
 
 
-def key_members(key: StoredKey | KeySettings, now: float) -> dict[str, Any]:
-    """A key in JSON; times are RFC 3339 in UTC, null where there is none. The id of a key of the configuration is its name."""
+def key_members(key: StoredKey | KeySettings, now: float, balances: Iterable[Balance] = ()) -> dict[str, Any]:
+    """A key in JSON; times are RFC 3339 in UTC, null where there is none. The id of a key of the configuration is its name. `balances` are
+    those of the store, of windows that have not ended: they say what is used of a budget."""
     stored = key if isinstance(key, StoredKey) else None
+    key_id = key.name if isinstance(key, KeySettings) else key.id
+    used = {balance.cap: balance.spent + balance.held for balance in balances}
     return {
-        "id": key.name if stored is None else stored.id,
+        "id": key_id,
         "name": key.name,
         "source": "configuration" if stored is None else "store",
         "prefix": None if stored is None else stored.prefix,
@@ -178,7 +182,9 @@ def key_members(key: StoredKey | KeySettings, now: float) -> dict[str, Any]:
         "team": key.team,
         "routes": list(key.routes),
         "models": list(key.models),
-        "budget": [budget_members(budget) for budget in key.budgets],
+        "budget": [
+            budget_members(budget, used.get(Cap.of("key", key_id, budget).id, 0)) for budget in key.budgets
+        ],
         "created": None if stored is None else moment(stored.created_wall),
         "expires": moment(key.expires_wall),
         "revoked": None if stored is None else moment(stored.revoked_wall),
@@ -191,11 +197,15 @@ def issued_members(issued: Issued, now: float) -> dict[str, Any]:
     return key_members(issued.key, now) | {"key": issued.value.reveal()}
 
 
-def budget_members(budget: Budget) -> dict[str, Any]:
-    """A budget in JSON, as a configuration would write it."""
-    amount = format_usd(budget.amount) if budget.unit == "usd" else budget.amount
+def budget_members(budget: Budget, used: int) -> dict[str, Any]:
+    """A budget in JSON, as a configuration would write it, and what is used of it in the window that runs."""
+
+    def amount(value: int) -> str | int:
+        return format_usd(value) if budget.unit == "usd" else value
+
     return {
-        budget.unit: amount,
+        budget.unit: amount(budget.amount),
+        "used": amount(used),
         "window": budget.window,
         "soft": not budget.hard,
         "on_limit": "downgrade" if budget.downgrade else "refuse",

@@ -103,10 +103,10 @@ def test_a_key_has_the_terms_that_it_was_given(headrace: Any) -> None:
         "models": ["openai/*", "local/default"],
         "expires": "2099-01-31T00:00:00Z",
     }
-    usual = {"soft": False, "on_limit": "refuse", "timezone": "UTC"}
+    usual = {"used": "0", "soft": False, "on_limit": "refuse", "timezone": "UTC"}
     assert made["budget"] == [
         usual | {"usd": "5", "window": "day"},
-        usual | {"tokens": 100, "window": "month", "soft": True, "timezone": "Asia/Tokyo"},
+        usual | {"tokens": 100, "used": 0, "window": "month", "soft": True, "timezone": "Asia/Tokyo"},
     ]
     listed = headrace("keys", "--json").json["keys"]
     assert listed[0] == {name: member for name, member in made.items() if name != "key"}
@@ -115,8 +115,8 @@ def test_a_key_has_the_terms_that_it_was_given(headrace: Any) -> None:
     for cell in (
         "batch",
         "acme",
-        "$5 a day",
-        "100 tokens a month (soft)",
+        "$0 of $5 a day",
+        "0 of 100 tokens a month (soft)",
         "smart, openai/*",
         "2099-01-31",
         "(settings)",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.gateway.gate import ADMIN, KEY, PATHS, ROLE_KEYS, Gate, Got, ask, config, gated, wait_for
 
+from headrace.call import format_usd
 from headrace.errors import StoreError
 from headrace.testing import Answer, FakeProvider
 
@@ -130,6 +131,12 @@ def test_a_keys_budget_holds(gate: Gate, dialect: str) -> None:
     made = create(gate, budget=[{"usd": "0.0015", "window": "month"}, {"tokens": 100_000, "window": "day"}])
     assert send(gate, dialect, made["key"], max_tokens=64).status == 200
     assert send(gate, dialect, made["key"], max_tokens=64).status == 402
+    bill = 10 * 3_000 + 64 * 15_000
+
+    def used() -> list[Any]:
+        return [budget["used"] for budget in admin(gate, "GET", f"keys/{made['id']}").json["budget"]]
+
+    wait_for(lambda: used() == [format_usd(bill), 74])
     new = admin(gate, "POST", f"keys/{made['id']}/rotate").json["key"]
     got = send(gate, dialect, new, max_tokens=64)
     assert got.status == 402

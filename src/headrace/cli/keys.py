@@ -9,6 +9,7 @@ import click
 from headrace import config
 from headrace import keys as made
 from headrace.access import ROLES
+from headrace.budget.leases import Balance
 from headrace.cli import options
 from headrace.cli.console import Console
 from headrace.cli.storage import opened, store_file, whoami
@@ -200,11 +201,15 @@ def _budget(text: str) -> dict[str, object]:
 
 def _list(console: Console, settings: Settings, *, every: bool) -> None:
     now = SystemClock.wall()
-    stored = opened(settings, lambda store: store.list_keys()) if store_file(settings).exists() else []
+
+    async def work(store: Store) -> tuple[list[StoredKey], list[Balance]]:
+        return await store.list_keys(), await store.balances(now)
+
+    stored, balances = opened(settings, work) if store_file(settings).exists() else ([], [])
     found: list[StoredKey | KeySettings] = [*stored, *settings.keys.values()]
     shown = [key for key in found if every or made.state(key, now) == "active"]
     if console.as_json:
-        console.json({"keys": [made.key_members(key, now) for key in shown]})
+        console.json({"keys": [made.key_members(key, now, balances) for key in shown]})
         return
     console.table(
         [
@@ -220,7 +225,7 @@ def _list(console: Console, settings: Settings, *, every: bool) -> None:
             "budget",
             "expires",
         ],
-        [_row(key, now) for key in shown],
+        [_row(key, now, balances) for key in shown],
     )
     hidden = len(found) - len(shown)
     if hidden:
@@ -229,7 +234,7 @@ def _list(console: Console, settings: Settings, *, every: bool) -> None:
         console.note("there are no keys: make one with headrace keys create")
 
 
-def _row(key: StoredKey | KeySettings, now: float) -> list[str]:
+def _row(key: StoredKey | KeySettings, now: float, balances: list[Balance]) -> list[str]:
     where = (
         [key.id, key.name or "", f"{key.prefix}..."]
         if isinstance(key, StoredKey)
@@ -243,14 +248,16 @@ def _row(key: StoredKey | KeySettings, now: float) -> list[str]:
         key.user or "",
         key.team or "",
         ", ".join((*key.routes, *key.models)) or ("all" if key.role == "caller" else "nothing"),
-        ", ".join(_budget_text(made.budget_members(budget)) for budget in key.budgets),
+        ", ".join(map(_budget_text, made.key_members(key, now, balances)["budget"])),
         made.moment(key.expires_wall) or "never",
     ]
 
 
 def _budget_text(budget: dict[str, object]) -> str:
-    amount = f"${budget['usd']}" if "usd" in budget else f"{budget['tokens']} tokens"
-    return f"{amount} a {budget['window']}{' (soft)' if budget['soft'] else ''}"
+    soft = " (soft)" if budget["soft"] else ""
+    if "usd" in budget:
+        return f"${budget['used']} of ${budget['usd']} a {budget['window']}{soft}"
+    return f"{budget['used']} of {budget['tokens']} tokens a {budget['window']}{soft}"
 
 
 def _show(console: Console, issued: made.Issued, now: float, done: str) -> None:

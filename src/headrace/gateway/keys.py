@@ -37,13 +37,15 @@ class KeyAdmin:
         now = self.engine.clock.wall()
         stored = await self.engine.store.list_keys()
         every: list[StoredKey | KeySettings] = [*stored, *self.engine.settings.keys.values()]
-        return {"keys": [keys.key_members(key, now) for key in every]}
+        balances = await self.engine.store.balances(now)
+        return {"keys": [keys.key_members(key, now, balances) for key in every]}
 
     async def one(self, word: str) -> dict[str, Any]:
         """Raises `NotFound`."""
         configured = self.engine.settings.keys.get(word)
         key = configured if configured is not None else await keys.find(self.engine.store, word)
-        return keys.key_members(key, self.engine.clock.wall())
+        now = self.engine.clock.wall()
+        return keys.key_members(key, now, await self.engine.store.balances(now))
 
     async def create(self, exchange: Exchange, identity: Identity, by: Actor) -> dict[str, Any]:
         """The new key with its value. Raises `InvalidRequest`, `Conflict`, or `Forbidden` (only an admin gives a key a role)."""

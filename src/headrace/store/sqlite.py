@@ -314,7 +314,9 @@ class SQLiteStore:
         )
 
     async def add_audit(self, row: AuditRow) -> None:
-        await self._run(lambda connection: keys.log(connection, row))
+        # With the rows around it: whoever is refused over and over costs no sync each time.
+        self._note(lambda connection: keys.log(connection, row))
+        await self.flush()
 
     async def audit(self, limit: int, subject: str | None = None) -> list[AuditRow]:
         return await self._read(lambda connection: keys.audit(connection, limit, subject))
