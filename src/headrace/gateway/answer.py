@@ -84,7 +84,7 @@ class Answering:
         except HeadraceError as error:
             status = error.http_status
             if exchange.started:
-                exchange.finish(_last_words(dialect, call, error, opened_early=True))
+                exchange.finish(_last_words(dialect, call, error, told=0))
             else:
                 _refuse(exchange, dialect, call, error)
         except (asyncio.CancelledError, ConnectionResetError):
@@ -269,8 +269,8 @@ async def _relay(
     ended: Callable[[], None],
 ) -> int:
     """Returns the status for the ledger: what a stream that broke would have had, had it not begun with 200."""
-    opened_early = exchange.started
-    if not opened_early:
+    told = 0 if exchange.started else len(call.warnings)
+    if not exchange.started:
         exchange.start(200, STREAM_TYPE + _answer_headers(call, whole=False))
     encoder = None
     terminated = False
@@ -283,7 +283,7 @@ async def _relay(
                 if frame.raw is not None and frame.dialect == verbatim and not _is_whole(frame):
                     if frame.events and type(frame.events[-1]) is End:
                         terminated = True
-                        pieces.append(_receipt(call, opened_early=opened_early))
+                        pieces.append(_receipt(call, told=told))
                     if not frame.hidden:
                         pieces.append(frame.raw)
                 else:
@@ -306,22 +306,22 @@ async def _relay(
         else:
             last = encoder or dialect.encoder(include_usage=False, model=_answered_by(call), id=call.id)
             ended()
-            exchange.finish(_receipt(call, opened_early=opened_early) + last.end())
+            exchange.finish(_receipt(call, told=told) + last.end())
         return 200
     except HeadraceError as error:
         broken = error if isinstance(error, StreamBroken) else StreamBroken(error.message)
-        exchange.finish(_last_words(dialect, call, broken, opened_early=opened_early))
+        exchange.finish(_last_words(dialect, call, broken, told=told))
         return broken.http_status
     finally:
         await stream.aclose()
 
 
-def _last_words(dialect: Dialect, call: Call, error: HeadraceError, *, opened_early: bool) -> bytes:
+def _last_words(dialect: Dialect, call: Call, error: HeadraceError, *, told: int) -> bytes:
     """How a streamed response ends that has begun and has no whole answer."""
     said = dialect.encode_stream_error(
         error.kind, error.message, status=error.http_status, request_id=call.id
     )
-    return _receipt(call, opened_early=opened_early) + said
+    return _receipt(call, told=told) + said
 
 
 class _KeepAlive:
@@ -368,16 +368,16 @@ def _is_whole(frame: Frame) -> bool:
     return len(frame.events) == 1 and type(frame.events[0]) is Complete
 
 
-def _receipt(call: Call, *, opened_early: bool) -> bytes:
-    """What a stream cannot say in its headers, as a comment: who answered, after how many attempts, at what cost; and the warnings,
-    where the headers were sent before there were any."""
+def _receipt(call: Call, *, told: int) -> bytes:
+    """What a stream cannot say in its headers, as a comment: who answered, after how many attempts, at what cost; and the warnings
+    behind the first `told`, which the headers had."""
     text = json.dumps(
         {
             "request_id": call.id,
             "target": _answered_by(call),
             "attempts": call.sent,
             "cost_usd": format_usd(call.cost),
-            **({"warnings": call.warnings} if opened_early and call.warnings else {}),
+            **({"warnings": call.warnings[told:]} if call.warnings[told:] else {}),
         }
     )
     return f": headrace {text}\n\n".encode()

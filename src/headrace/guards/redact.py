@@ -94,15 +94,21 @@ class Redactor:
         found.sort(key=lambda finding: finding.start)
         return found
 
-    def values(self, texts: Sequence[str], own: Sequence[str] | None = None) -> dict[str, str]:
+    def values(
+        self,
+        texts: Sequence[str],
+        own: Sequence[str] | None = None,
+        find: Callable[[str], Sequence[Finding]] | None = None,
+    ) -> dict[str, str]:
         """Placeholders for the values in `texts`, which are those of one request in their order.
 
         Args:
             own: Those whose placeholders are their own, to be left as they are; None for all.
+            find: In place of `self.find`, where findings are remembered.
         """
         kinds: dict[str, str] = {}
         for text in texts:
-            for finding in self.find(text):
+            for finding in (find or self.find)(text):
                 kinds.setdefault(text[finding.start : finding.end], finding.kind)
         if not kinds:
             return {}

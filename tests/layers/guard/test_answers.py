@@ -210,6 +210,10 @@ def test_flagged_answers_are_given_and_the_callers_own_secret_is_none_of_them(ga
     gate.provider.default = Answer(f"use {KEY}")
     got = gate.post("openai", asked("lenient"))
     assert "guard: the answer has a key, a token or a password" in got.headers["x-headrace-warnings"]
+    got = gate.post("openai", asked("lenient", stream=True))
+    assert KEY in said(got.body)
+    receipt = next(line for line in got.body.decode().splitlines() if line.startswith(": headrace "))
+    assert json.loads(receipt[11:])["warnings"] == ["guard: the answer has a key, a token or a password"]
 
 
 def test_a_tools_arguments_are_looked_at(gate: Gate) -> None:
@@ -310,6 +314,24 @@ judge_answers = true
 
         asyncio.run(main())
     assert heard[:2] == [("request", "good"), ("answer", "echo: good")]
+
+
+def test_partial_values_wait_too(tmp_path: Path) -> None:
+    """What a structured answer grows by is not heard before it was looked at."""
+    shape = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    with FakeProvider() as provider:
+        provider.default = Answer(chunks=['{"a": "', "one ", "two", '"}'])
+        (tmp_path / "headrace.toml").write_text(config(provider, more=ROUTES))
+
+        async def main() -> None:
+            async with AsyncClient(load(tmp_path / "headrace.toml", environ={})) as llm:
+                for model, expected in (("tight", 1), ("quick", 2)):
+                    async with llm.stream(model, "hi", output=shape) as stream:
+                        values = [value async for value in stream.partials()]
+                    assert values[-1] == {"a": "one two"}
+                    assert len(values) >= expected and (model != "tight" or len(values) == 1)
+
+        asyncio.run(main())
 
 
 def test_a_cut_stream_in_the_library(tmp_path: Path) -> None:

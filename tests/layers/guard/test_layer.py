@@ -15,6 +15,8 @@ from tests.gateway.gate import KEY, PAIRS, Gate, clock, config, gated
 
 import headrace
 from headrace import AsyncClient, RequestBlocked, load
+from headrace.guards import Finding, Redactor
+from headrace.layers.guard.layer import REMEMBERED, Known
 from headrace.testing import Answer, CutStream, FakeProvider, Received
 
 EMAIL, CARD, NOTE = "ann.o'neil@example.com", "4111 1111 1111 1111", 'EMP-"7"'
@@ -285,6 +287,49 @@ def test_counting_tokens_sends_no_value(gate: Gate) -> None:
     assert gate.http("POST", "/v1/messages/count_tokens", asked).status == 200
     [received] = gate.provider.requests
     assert b"[EMAIL_1]" in received.body and EMAIL.encode() not in received.body
+
+
+def test_embeddings_have_placeholders_of_their_own(gate: Gate) -> None:
+    """Each text is numbered alone: its vector is the same whatever was sent beside it."""
+    texts = [f"about {EMAIL}", "about bob@example.com", f"{CARD} of bob@example.com and {EMAIL}"]
+    asked = json.dumps({"model": "to-openai", "input": texts}).encode()
+    assert gate.http("POST", "/v1/embeddings", asked).status == 200
+    assert gate.provider.requests[0].json["input"] == [
+        "about [EMAIL_1]",
+        "about [EMAIL_1]",
+        "[CARD_1] of [EMAIL_1] and [EMAIL_2]",
+    ]
+
+
+def test_several_answers_are_named(gate: Gate) -> None:
+    """Whole they all have their values; in a stream only the first, and the caller is told."""
+    asked = {"model": "to-openai", "n": 2, "messages": [{"role": "user", "content": EMAIL}]}
+    got = gate.post("openai", json.dumps(asked).encode())
+    assert "only the first" not in got.headers["x-headrace-warnings"]
+    got = gate.post("openai", json.dumps(asked | {"stream": True}).encode())
+    assert "only the first answer" in got.headers["x-headrace-warnings"]
+
+
+def test_where_values_are_is_remembered_without_them() -> None:
+    """A text is searched once; what is kept of it is places, kinds and a hash."""
+    searched: list[str] = []
+
+    class Counting(Redactor):
+        def find(self, text: str) -> list[Finding]:
+            searched.append(text)
+            return super().find(text)
+
+    known = Known(Counting(("email",)))
+    texts = [f"turn {number}: {EMAIL} " + "and so on " * 30 for number in range(3)]
+    for _ in range(3):
+        values = known.redactor.values([*texts, EMAIL], find=known.find)
+        assert values == {"[EMAIL_1]": EMAIL}
+    assert searched == [*texts, EMAIL, EMAIL, EMAIL]
+    kept = repr(known._found)
+    assert EMAIL not in kept and "turn" not in kept
+    for number in range(REMEMBERED + 10):
+        known.find(f"{number} " * 100)
+    assert len(known._found) == REMEMBERED
 
 
 def test_values_reach_neither_log_nor_store(

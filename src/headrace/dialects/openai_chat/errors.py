@@ -16,6 +16,8 @@ _ERRORS: dict[str, tuple[str, str | None]] = {
     "request_too_large": ("invalid_request_error", "request_too_large"),
     "context_too_long": ("invalid_request_error", "context_length_exceeded"),
     "content_filtered": ("invalid_request_error", "content_filter"),
+    "request_blocked": ("invalid_request_error", "request_blocked"),
+    "answer_blocked": ("server_error", "answer_blocked"),
     "refusal": ("invalid_request_error", "content_filter"),
     "rate_limited": ("requests", "rate_limit_exceeded"),
     "budget_exceeded": ("insufficient_quota", "insufficient_quota"),

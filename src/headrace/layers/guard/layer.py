@@ -8,8 +8,10 @@ kind are all that is said about them.
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+import secrets
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from math import isinf
 from typing import TypeAlias
 
@@ -17,9 +19,10 @@ import msgspec
 
 from headrace.call import Call
 from headrace.clock import Clock, timeout_at
+from headrace.dialects.openai_chat.embeddings import NAME as EMBEDDINGS
 from headrace.dialects.texts import change_body, in_json
 from headrace.errors import AnswerBlocked, HeadraceError, RequestBlocked
-from headrace.guards import Judge, Judgement, Redactor, Restorer, Values, find_injections
+from headrace.guards import Finding, Judge, Judgement, Redactor, Restorer, Values, find_injections
 from headrace.guards.judge import Side
 from headrace.guards.outgoing import Violation
 from headrace.guards.redact import as_json, exchanger
@@ -29,12 +32,45 @@ from headrace.layers.guard.checked import Checked, CheckedStream
 from headrace.layers.guard.restored import Restored
 from headrace.types import Batch, Chat, Document, Text, ToolResult
 
-__all__ = ["Guard", "ModelJudge"]
+__all__ = ["Guard", "Known", "ModelJudge"]
 
 logger = logging.getLogger("headrace.guard")
 
 ModelJudge: TypeAlias = Callable[[str, Side, str, Request], Awaitable[Judgement]]
 """A route's name, which side, the text, and the request that it is for."""
+
+
+REMEMBERED = 4_096
+"""Texts of a policy of which it is known where their values are; the one unused for longest goes first."""
+
+WORTH_IT = 200
+"""Characters from which remembering is cheaper than looking again."""
+
+
+class Known:
+    """A redactor that remembers where the values of a text are, since a conversation is sent again with every turn. Kept are places and
+    kinds under a keyed hash of the text: no text and no value."""
+
+    __slots__ = ("_found", "_secret", "redactor")
+
+    def __init__(self, redactor: Redactor) -> None:
+        self.redactor = redactor
+        self._secret = secrets.token_bytes(32)
+        self._found: OrderedDict[bytes, tuple[Finding, ...]] = OrderedDict()
+
+    def find(self, text: str) -> Sequence[Finding]:
+        """As the redactor's own."""
+        if len(text) < WORTH_IT:
+            return self.redactor.find(text)
+        key = blake2b(text.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=16).digest()
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = tuple(self.redactor.find(text))
+            if len(self._found) > REMEMBERED:
+                self._found.popitem(last=False)
+        else:
+            self._found.move_to_end(key)
+        return found
 
 
 class Guard:
@@ -45,13 +81,13 @@ class Guard:
         model_judge: Asks a route of that name in place of a judge.
     """
 
-    __slots__ = ("_clock", "_judges", "_model_judge", "_redactors")
+    __slots__ = ("_clock", "_judges", "_known", "_model_judge")
 
     def __init__(self, clock: Clock, judges: Mapping[str, Judge], model_judge: ModelJudge) -> None:
         self._clock = clock
         self._judges = judges
         self._model_judge = model_judge
-        self._redactors: dict[GuardPolicy, Redactor] = {}
+        self._known: dict[GuardPolicy, Known] = {}
 
     def __call__(self, inner: Handler) -> Handler:
         async def handle(request: Request) -> Stream:
@@ -63,21 +99,20 @@ class Guard:
                 _look_for_injections(body, policy, request.call)
             if policy.judge:
                 await self._judge("request", _last_words(body), request, policy)
-            if values:
-                watch = request.watch
+            asked = request
+            if body is not request.body:
                 asked = msgspec.structs.replace(
-                    request,
-                    body=body,
-                    redacted=values,
-                    watch=None if watch is None else _restoring(watch, values),
+                    request, body=body, redacted=values, watch=_restoring(request.watch, values)
                 )
-            else:
-                asked = request
+            if policy.judge_answers or (policy.answer is not None and policy.answer.action == "block"):
+                asked = msgspec.structs.replace(asked, watch=None)  # nobody hears what was not looked at
             stream = await inner(asked)
             if policy.answer is not None or policy.judge_answers:
                 stream = await self._looked_at(stream, request, policy)
             if not values:
                 return stream
+            if request.stream and _answers(body) > 1:
+                request.call.warn("guard: only the first answer has its values back where a stream cuts them")
             json_text = request.output is not None or _asks_for_json(body)
             return RestoredStream(stream, Restored(values, json_text=json_text))
 
@@ -136,9 +171,9 @@ class Guard:
         """
         if not policy.redact and not policy.patterns:
             return body, {}
-        redactor = self._redactors.get(policy)
-        if redactor is None:
-            redactor = self._redactors[policy] = Redactor(policy.redact, dict(policy.patterns))
+        known = self._known.get(policy)
+        if known is None:
+            known = self._known[policy] = Known(Redactor(policy.redact, dict(policy.patterns)))
         texts: list[str] = []
         own: list[str] = []
 
@@ -159,7 +194,7 @@ class Guard:
             return text
 
         change_body(body, read, think)
-        values = redactor.values(texts, own)
+        values = known.redactor.values(texts, own, known.find)
         if not values:
             return body, {}
         kinds = Counter(name[1 : name.rindex("_")].lower() for name in values)
@@ -176,6 +211,10 @@ class Guard:
             return body, {}
         if call is not None:
             call.warn(f"guard: redacted {said}")
+        if body.dialect is not None and body.dialect.name == EMBEDDINGS:
+            # Each text is asked for its own vector: what stands beside it must not number its values.
+            each = {text: known.redactor.values([text], find=known.find) for text in texts}
+            return change_body(body, lambda text, _: exchanger(each[text])(text)), {}
         exchange = exchanger(values, also_json=True)
         return change_body(body, lambda text, _: exchange(text)), values
 
@@ -236,6 +275,13 @@ def _found(rules: AnswerPolicy, call: Call) -> Callable[[Violation], None]:
     return tell
 
 
+def _answers(body: Body) -> int:
+    """How many answers are asked for."""
+    if body.wire is not None and b'"n"' not in body.wire:
+        return 1
+    return body.chat.n or 1
+
+
 def _asks_for_json(body: Body) -> bool:
     """Whether the answer's text is to be JSON."""
     if body.wire is not None and b"format" not in body.wire:
@@ -244,8 +290,12 @@ def _asks_for_json(body: Body) -> bool:
     return form is not None and form.kind != "text"
 
 
-def _restoring(watch: Callable[[str | None], None], values: Values) -> Callable[[str | None], None]:
+def _restoring(
+    watch: Callable[[str | None], None] | None, values: Values
+) -> Callable[[str | None], None] | None:
     """`watch`, which hears JSON, with the values in it."""
+    if watch is None:
+        return None
     restorer = Restorer(values, encode=as_json)
 
     def hear(piece: str | None) -> None:
