@@ -49,6 +49,8 @@ class Kept(Protocol):
 
     def put(self, entry: Entry) -> None: ...
 
+    def hit(self, entry: Entry) -> None: ...
+
     def remove(self, ids: list[str]) -> None: ...
 
     def purge(self, selection: Selection) -> None: ...
@@ -292,6 +294,8 @@ class Cache:
             self._drop([entry.id])
             raise
         self.shelf.hit(entry)
+        if self._kept is not None:
+            self._kept.hit(entry)
         return OneBatch([Frame((Complete(reply),))])
 
     # --- keeping ------------------------------------------------------------------------------------------------------

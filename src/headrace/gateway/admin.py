@@ -133,6 +133,7 @@ def request_report(stored: StoredRequest) -> dict[str, Any]:
         "dialect": stored.dialect,
         "stream": stored.stream,
         "status": stored.status,
+        "cache": stored.cache,
         "warnings": list(stored.warnings),
         "cost_usd": format_usd(_sum(row.cost_nano for row in stored.attempts)),
         "wasted_usd": format_usd(_sum(row.wasted_nano for row in stored.attempts)),

@@ -34,6 +34,10 @@ SCHEMA = 3
 """A file of another version is emptied: a cache may be begun anew."""
 BUSY_S = 5.0
 BATCH = 1024
+HITS_ROUNDS = 30
+"""Rounds of the writer, of a second where nothing is to be written, after which it writes down how often entries were given out: what is
+kept when room is short depends on that, also after a restart."""
+
 POLL_S = 1.0
 """How old another process's entry may be before this one sees it."""
 
@@ -106,6 +110,8 @@ class SQLiteEntries:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._seq = 0
         self._ids: set[str] = set()
+        self._hits: dict[str, int] = {}
+        self._rounds = 0
         self._queue: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
         self._closed = False
         self._connection = _opened(path)
@@ -135,6 +141,10 @@ class SQLiteEntries:
         """Write it soon."""
         if not self._closed:
             self._queue.put(("put", entry))
+
+    def hit(self, entry: Entry) -> None:
+        """Note, to write it down within half a minute, how often `entry` was given out."""
+        self._hits[entry.id] = entry.hits
 
     def on_loop(self) -> None:
         """Note the running loop, for `follow`; until then nothing is told."""
@@ -182,8 +192,12 @@ class SQLiteEntries:
                 tasks.append(self._queue.get(timeout=POLL_S))
                 while len(tasks) < BATCH:
                     tasks.append(self._queue.get_nowait())
+            stopping = any(kind == "stop" for kind, _ in tasks)
+            self._rounds += 1
             try:
                 self._write(tasks)
+                if stopping or self._rounds >= HITS_ROUNDS:
+                    self._write_hits()
                 self._look()
             except sqlite3.Error as error:
                 self.errors += 1
@@ -194,7 +208,7 @@ class SQLiteEntries:
             for kind, value in tasks:
                 if kind == "flush" and isinstance(value, threading.Event):
                     value.set()
-            if any(kind == "stop" for kind, _ in tasks):
+            if stopping:
                 return
 
     def _write(self, tasks: list[tuple[str, object]]) -> None:
@@ -217,6 +231,17 @@ class SQLiteEntries:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+    def _write_hits(self) -> None:
+        self._rounds = 0
+        hits, self._hits = self._hits, {}
+        if hits:
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(
+                "UPDATE entries SET hits = max(hits, ?) WHERE id = ?", [(n, id_) for id_, n in hits.items()]
+            )
+            connection.execute("COMMIT")
 
     def _look(self) -> None:
         """Learn what other processes have done."""
