@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeAlias
 
 import msgspec
 
@@ -49,6 +49,10 @@ else:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+CacheUse: TypeAlias = Literal["use", "refresh", "off"]
+CACHE_CONTROL: Mapping[str, str] = {"use": "", "refresh": "no-cache", "off": "no-store"}
+"""What `cache=` is to the cache's layer, which reads HTTP's `Cache-Control`."""
 
 __all__ = ["Answer", "AnswerStream", "AsyncClient", "Client", "Estimated", "ModelInfo", "Portal", "Taken"]
 
@@ -152,6 +156,7 @@ class AsyncClient:
         timeout: float | None = None,
         user: str | None = None,
         tags: Mapping[str, str] | None = None,
+        cache: CacheUse = "use",
     ) -> Answer[T]:
         """Ask and wait for the whole answer.
 
@@ -168,6 +173,7 @@ class AsyncClient:
             tool_timeout: Seconds that one function may take.
             timeout: Seconds over all attempts, waits and functions.
             user, tags: For the ledger.
+            cache: Where the route has a cache: `refresh` asks anew and keeps the answer, `off` neither looks nor keeps.
 
         Raises:
             AllTargetsFailed: Every level is spent.
@@ -196,6 +202,7 @@ class AsyncClient:
             timeout,
             user,
             tags,
+            cache,
         )
         while await rounds.go_on(answer := await rounds.whole()):
             pass
@@ -223,6 +230,7 @@ class AsyncClient:
         timeout: float | None = None,
         user: str | None = None,
         tags: Mapping[str, str] | None = None,
+        cache: CacheUse = "use",
     ) -> AnswerStream[T]:
         """As `chat`, answered as it comes; the errors of `chat` are raised on entering, those of later rounds while reading. The text is
         that of all rounds. With `output=` it comes when it is valid, and so do its errors; `partials` has what grows before."""
@@ -248,6 +256,7 @@ class AsyncClient:
                 timeout,
                 user,
                 tags,
+                cache,
             )
 
         def shape() -> Shape[T] | None:
@@ -473,7 +482,12 @@ class AsyncClient:
         timeout: float | None,
         user: str | None,
         tags: Mapping[str, str] | None,
+        cache: CacheUse = "use",
     ) -> Rounds[T]:
+        if cache not in CACHE_CONTROL:
+            raise InvalidRequest(
+                f"cache must be one of {', '.join(CACHE_CONTROL)}, not {cache!r}", param="cache"
+            )
         levels, text, filled = _told(model, prompt)
         shape: Shape[T] | None = _shape(model, prompt, output)
         if shape is not None:
@@ -514,6 +528,7 @@ class AsyncClient:
             timeout=timeout,
             user=user,
             tags=tagged,
+            cache_control=CACHE_CONTROL[cache],
             pots=tuple(pot for scope in scopes for pot in scope.pots.values()),
         )
         return Rounds(self.engine, asked)

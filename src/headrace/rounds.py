@@ -44,6 +44,7 @@ class Asked(Generic[T]):
     timeout: float | None
     user: str | None
     tags: Mapping[str, str]
+    cache_control: str = ""
     pots: tuple[Pot, ...] = ()
 
 
@@ -92,6 +93,7 @@ class Rounds(Generic[T]):
             body=Body(chat=self._chat),
             route=route,
             call=call,
+            cache_control=asked.cache_control,
             stream=stream,
             wants_usage=True,
             max_tokens=route.output_limit(self._chat.max_tokens),

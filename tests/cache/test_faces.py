@@ -44,6 +44,34 @@ def test_the_library_is_answered_from_the_cache_also_after_a_restart(tmp_path: P
         assert len(provider.requests) == 1
 
 
+def test_the_library_says_whether_the_cache_is_used(tmp_path: Path) -> None:
+    """`refresh` asks anew and keeps, `off` does neither; a value with a form comes from the cache as it came from the model."""
+    with FakeProvider() as provider:
+        path = tmp_path / "headrace.toml"
+        path.write_text(
+            f'[providers.oai]\ndialect = "openai-chat"\nbase_url = "{provider.base_url}"\n'
+            '[routes.kept]\ncascade = ["oai/m"]\n[routes.kept.cache]\n[store]\npath = ":memory:"\n'
+        )
+        with Client(headrace.load(path, environ={})) as llm:
+            provider.reply("old")
+            llm.chat("kept", "Is it so?")
+            provider.reply("unseen")
+            assert llm.chat("kept", "Is it so?", cache="off").text == "unseen"
+            assert llm.chat("kept", "Is it so?").text == "old"
+            provider.reply("new")
+            assert llm.chat("kept", "Is it so?", cache="refresh").text == "new"
+            with llm.stream("kept", "Is it so?") as stream:
+                assert "".join(stream) == "new"
+            provider.reply("[1, 2]")
+            for how in ("miss", "hit-exact"):
+                answer = llm.chat("kept", "Which?", output=list[int])
+                assert (answer.value, answer.call.cache) == ([1, 2], how)
+            with pytest.raises(
+                headrace.InvalidRequest, match="cache must be one of use, refresh, off, not 'no'"
+            ):
+                llm.chat("kept", "Is it so?", cache="no")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 def test_the_gateway_replays_in_the_callers_dialect(tmp_path: Path, dialect: str) -> None:
     """Headers say what happened; a stream from the cache is one that the dialect's readers take; keys do not share."""
