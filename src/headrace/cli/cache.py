@@ -157,8 +157,8 @@ def explain(
     """The entries nearest to QUESTION, and the verdict on each: the same words, a guard's veto, its probability and the least that is
     served.
 
-    Scopes are left out of account: an entry shown here may belong to another tenant or system prompt than yours, and would then never be
-    given to you.
+    Each is judged as if asked in the entry's own scope: one shown here may belong to another tenant or system prompt than yours, and
+    would then never be given to you.
 
     Exit codes: 0 shown, 2 the settings are wrong or there is no file.
     """

@@ -86,7 +86,7 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def explained(engine: Engine, body: bytes) -> dict[str, Any]:
-    """The nearest entries to a question with the verdict on each, scopes left out of account.
+    """The nearest entries to a question with the verdict on each, in its own scope.
 
     Raises:
         InvalidRequest: The body is not `{"question": ..., "route": ..., "max_wrong": ...}`, the route is none, or the semantic
