@@ -271,8 +271,14 @@ def _started(
     return server
 
 
-def start_gateway(folder: Path, upstream_port: int, core: int | None) -> Server:
-    """`headrace serve` with one provider, a route and a price for each kind of request, one key, and a ledger."""
+BOOKS: Final = ("without", "gateway", "budget")
+"""What the books cost: a gateway whose ledger is in memory only, the usual one, and one whose key has a budget in dollars and one in tokens."""
+
+BUDGET: Final = 'budget = [{ usd = "900000", window = "month" }, { tokens = 900000000000, window = "day" }]'
+
+
+def start_gateway(folder: Path, upstream_port: int, core: int | None, *, name: str = "gateway") -> Server:
+    """`headrace serve` with one provider, a route and a price for each kind of request, one key, and a ledger; see `BOOKS`."""
     port = _free_port()
     folder.mkdir()
     lines = [
@@ -280,7 +286,8 @@ def start_gateway(folder: Path, upstream_port: int, core: int | None) -> Server:
         f'[providers.mock]\ndialect = "openai-chat"\nbase_url = "http://127.0.0.1:{upstream_port}/v1"',
         'api_key = "sk-mock-0123456789"',
         f'[keys.bench]\nvalue = "{KEY}"',
-        '[store]\npath = "headrace.db"',
+        BUDGET if name == "budget" else "",
+        f'[store]\npath = "{":memory:" if name == "without" else "headrace.db"}"',
     ]
     for model in ("buffered", "paced", FLOOD):
         lines.append(f'[routes.{model}]\ncascade = [{{ target = "mock/{model}", attempts = 2 }}]')
@@ -289,7 +296,7 @@ def start_gateway(folder: Path, upstream_port: int, core: int | None) -> Server:
     settings.write_text("\n".join(lines) + "\n")
     command = [sys.executable, "-m", "headrace", "serve", "--config", str(settings)]
     probe = b"GET /health/readiness HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    return _started("gateway", command, folder, port, core, probe)
+    return _started(name, command, folder, port, core, probe)
 
 
 def find_nginx() -> str | None:
@@ -417,6 +424,25 @@ class Bench:
             for server in turns:
                 self._flood(server)
             self._latency(turns)
+
+    def books(self, servers: Sequence[Server]) -> None:
+        """CPU a buffered request, 16 at once, of the gateways of `BOOKS`, which take turns. Raises `LoadError`."""
+        for number in range(self.plan.rounds):
+            self._say(f"books, round {number + 1} of {self.plan.rounds}")
+            for server in servers if number % 2 == 0 else servers[::-1]:
+                watch = Watch(server, self.upstream)
+                result = closed_loop(
+                    server.port,
+                    chat_request("buffered", stream=False, key=KEY),
+                    connections=16,
+                    warm_s=self.plan.warm_s,
+                    seconds=self.plan.buffered_s,
+                    at_edge=watch.edge,
+                )
+                self.note("books_cpu_us", server.name, watch.cpu_s / result.count * 1e6)
+                self.note("books_p50_us", server.name, _quantile(result.latencies_s, 0.5) * 1e6)
+                self.note("books_p99_us", server.name, _quantile(result.latencies_s, 0.99) * 1e6)
+                self._note_busy("books", server.name, watch)
 
     def ceiling(self) -> None:
         """The load on the upstream itself: what the two could do for a server that costs nothing."""
@@ -639,6 +665,17 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             ", ".join(f"{goal:g}x" for goal in row["goals"]),
         )
     console.print(table)
+    titles = {
+        "books_cpu_us": "CPU a buffered request, 16 at once, µs",
+        "books_p50_us": "latency, p50, µs",
+        "books_p99_us": "latency, p99, µs",
+    }
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title="\nThe books")
+    for title in ("", "in memory", "ledger in a file", "and two budgets"):
+        table.add_column(title, justify="right" if title else "left", no_wrap=True)
+    for key, servers in report["books"].items():
+        table.add_row(titles[key], *(_cell(servers[name]) for name in BOOKS))
+    console.print(table)
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title="\nCores in use")
     for title in ("case", "server", "the server", "upstream", "load", "others"):
         table.add_column(title, justify="left" if title in ("case", "server") else "right")
@@ -701,11 +738,23 @@ def measure(plan: Plan, *, harness_only: bool, say: Callable[[str], None]) -> di
                 bench.run()
                 _note_memory(bench, ("loaded_rss_mb",))
                 ledger = check_ledger(gateway)
+                others = {
+                    name: start_gateway(folder / name, upstream.port, cores.server, name=name)
+                    for name in BOOKS
+                    if name != "gateway"
+                }
+                for server in others.values():
+                    running.callback(server.stop)
+                bench.books([others.get(name, gateway) for name in BOOKS])
         return {
             "machine": machine(nginx),
             "placement": str(cores),
             "plan": {name: getattr(plan, name) for name in Plan.__dataclass_fields__},
             "rows": rows(bench.samples),
+            "books": {
+                key: {name: _spread(bench.samples.get(key, {}).get(name, ())) for name in BOOKS}
+                for key in ("books_cpu_us", "books_p50_us", "books_p99_us")
+            },
             "busy": busy_rows(bench.busy),
             "ledger": ledger,
             "samples": bench.samples,

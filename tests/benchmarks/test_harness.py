@@ -110,7 +110,7 @@ def test_report_has_every_field() -> None:
     command = [sys.executable, str(FOLDER / "gateway.py"), "--quick", "--harness-only", "--json", "-"]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     report = json.loads(said.stdout)
-    assert set(report) == {"machine", "placement", "plan", "rows", "busy", "ledger", "samples"}
+    assert set(report) == {"machine", "placement", "plan", "rows", "books", "busy", "ledger", "samples"}
     assert set(report["machine"]) == {"cpu", "cores", "python", "system", "nginx", "date"}
     rows = {row["key"]: row for row in report["rows"]}
     assert {key: row["limit"] for key, row in rows.items() if row["limit"] is not None} == {

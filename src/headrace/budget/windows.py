@@ -27,7 +27,18 @@ def window_at(kind: Literal["minute", "hour", "day", "month"], wall: float, zone
     Raises:
         zoneinfo.ZoneInfoNotFoundError: There is no such zone; the configuration refuses it before.
     """
-    moment = int(wall // 1)
+    last = _LAST.get((kind, zone))
+    if last is not None and last.start <= wall < last.end:
+        return last
+    window = _LAST[kind, zone] = _window_at(kind, int(wall // 1), zone)
+    return window
+
+
+_LAST: dict[tuple[str, str], Window] = {}
+"""The window that was asked for last: a moment is nearly always in it. There are no more than kinds times zones that somebody configured."""
+
+
+def _window_at(kind: str, moment: int, zone: str) -> Window:
     if kind == "minute" or kind == "hour":
         length = 60 if kind == "minute" else 3600
         start = moment - moment % length

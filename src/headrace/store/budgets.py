@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from headrace.budget.leases import Balance, Charge, Demand, Leased, Slot, Worker, decide, lost, settled
 
-__all__ = ["balances", "bury_journal", "bury_orphans", "forget", "lease", "leave", "settle"]
+__all__ = ["balances", "bury_journal", "bury_orphans", "forget", "lease", "leave", "settle_all"]
 
 KEEP_S = 40 * 86_400
 """How long a counter is kept after its window, for reports: a month and some."""
@@ -48,11 +48,26 @@ def _used(connection: sqlite3.Connection, slot: Slot) -> int:
     return int(amount)
 
 
+def settle_all(connection: sqlite3.Connection, reports: Iterable[tuple[str, Sequence[Charge]]]) -> None:
+    """Book what workers report, each counter once: many attempts of a group have the same few budgets.
+
+    What was spent is added up apart from what is given back. Of the former a charge never takes more than it costs, so that the
+    sum means what its parts do, also of a worker that was taken for dead.
+    """
+    sums: dict[tuple[str, bool, str, int, int], tuple[int, int]] = {}
+    for worker, charges in reports:
+        for charge in charges:
+            if charge.cost or charge.taken:
+                key = worker, charge.cost >= charge.taken, charge.cap, charge.start, charge.end
+                cost, taken = sums.get(key, (0, 0))
+                sums[key] = cost + charge.cost, taken + charge.taken
+    for (worker, _, cap, start, end), (cost, taken) in sums.items():
+        settle(connection, worker, (Charge(cap, start, end, cost, taken),))
+
+
 def settle(connection: sqlite3.Connection, worker: str, charges: Sequence[Charge]) -> None:
     """Book what the worker of that id reports."""
     for charge in charges:
-        if not charge.cost and not charge.taken:
-            continue
         slot = charge.cap, charge.start
         row = connection.execute(
             "SELECT amount FROM budget_slices WHERE cap = ? AND start = ? AND worker = ?", (*slot, worker)

@@ -60,9 +60,10 @@ def _take_in(connection: sqlite3.Connection, journal: Abandoned) -> None:
         return
     entries, unended, reserved = journal.read(positions)
     bad = ledger.insert(connection, [entry.row if isinstance(entry, Ended) else entry for entry in entries])
-    for entry in entries:
-        if isinstance(entry, Charged | Ended):
-            budgets.settle(connection, entry.worker, entry.charges)
+    budgets.settle_all(
+        connection,
+        ((entry.worker, entry.charges) for entry in entries if isinstance(entry, Charged | Ended)),
+    )
     bad += ledger.insert(connection, [started.row for started in unended])
     budgets.bury_journal(connection, journal.id, reserved if journal.complete else None)
     for name in names:

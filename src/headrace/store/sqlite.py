@@ -101,7 +101,7 @@ class _Stop:
     __slots__ = ()
 
 
-_Row: TypeAlias = AttemptRow | Ended | StoredRequest | _Note | _Rotated
+_Row: TypeAlias = AttemptRow | Ended | Charged | StoredRequest | _Note | _Rotated
 _Placed: TypeAlias = tuple[_Row, int]
 """A row and the journal's position after it; 0 where it is in none."""
 
@@ -330,10 +330,9 @@ class SQLiteStore:
     def settle(self, worker: Worker, charges: Sequence[Charge]) -> None:
         # Not bounded as rows are: what is not reported stays booked against the budget.
         if self.ready():
-            kept = tuple(charges)
-            note = _Note(lambda connection: budgets.settle(connection, worker.id, kept))
+            charged = Charged(worker.id, tuple(charges))
             with self._recording:
-                self._queue.put((note, self._written(Charged(worker.id, kept))))
+                self._queue.put((charged, self._written(charged)))
 
     def beat(self, worker: Worker, now: float) -> None:
         if self.ready():
@@ -451,8 +450,10 @@ class SQLiteStore:
             for row in rows:
                 if isinstance(row, _Note):
                     row.write(connection)
-                elif isinstance(row, Ended):
-                    budgets.settle(connection, row.worker, row.charges)
+            budgets.settle_all(
+                connection,
+                ((row.worker, row.charges) for row in rows if isinstance(row, Charged | Ended)),
+            )
             for old in done:
                 positioned(connection, old, TAKEN)
             if position:
