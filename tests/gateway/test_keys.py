@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 from tests.gateway.gate import ADMIN, KEY, PATHS, ROLE_KEYS, Gate, Got, ask, config, gated, wait_for
 
@@ -122,6 +124,33 @@ def test_what_a_key_may_ask_for(gate: Gate, dialect: str, stream: bool) -> None:
     assert gate.http("GET", "/v1/models/quick", key=key).status == 403
     body = ask("anthropic", "quick")
     assert gate.http("POST", "/v1/messages/count_tokens", body, key=key).status == 403
+
+
+@streamed
+def test_the_official_sdks_raise_what_they_raise_elsewhere(gate: Gate, stream: bool) -> None:
+    """For a key that is not allowed, one that is revoked and one that never was: their own types, and no second try."""
+    may, gone = create(gate, routes=["both"]), create(gate)
+    admin(gate, "POST", f"keys/{gone['id']}/revoke")
+
+    def oai(value: str) -> None:
+        client = openai.OpenAI(base_url=f"{gate.url}/v1", api_key=value)
+        client.chat.completions.create(
+            model="quick", messages=[{"role": "user", "content": "x"}], stream=stream
+        )
+
+    def ant(value: str) -> None:
+        client = anthropic.Anthropic(base_url=gate.url, api_key=value)
+        client.messages.create(
+            model="quick", max_tokens=9, messages=[{"role": "user", "content": "x"}], stream=stream
+        )
+
+    for ask_with, sdk in ((oai, openai), (ant, anthropic)):
+        with pytest.raises(sdk.PermissionDeniedError, match="may use both"):
+            ask_with(may["key"])
+        with pytest.raises(sdk.AuthenticationError, match="was revoked"):
+            ask_with(gone["key"])
+        with pytest.raises(sdk.AuthenticationError, match="not known here"):
+            ask_with("hr-never")
 
 
 @both

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from tests.gateway.gate import ADMIN, KEY, OTHER, ROLE_KEYS, Gate, gated
@@ -45,6 +47,9 @@ MAY: dict[tuple[str, str], str] = {
 }
 """Written again, so that a change of the table is a change of this one, and somebody reads both."""
 
+DOCS = (Path(__file__).parents[2] / "docs" / "keys.md").read_text("utf-8")
+
+
 PEOPLE: list[tuple[str, str | None]] = [
     ("nobody", None),
     ("stranger", "hr-not-one-of-ours-0123456789"),
@@ -66,6 +71,25 @@ def test_every_route_is_judged() -> None:
     """The table has a row for each judgement and none beside them; its rows are distinct, and its roles are roles."""
     assert sorted((row.method, row.path) for row in ROUTES) == sorted(MAY)
     assert all(row.roles is None or (row.roles <= set(ROLES) and row.roles) for row in ROUTES)
+
+
+def test_the_documented_table_is_the_table() -> None:
+    """`docs/keys.md` has every route that needs a key, with its roles."""
+    head, *rows = re.findall(r"^\|(.*)\|$", DOCS[DOCS.index("## Roles") :], re.MULTILINE)
+    roles = [cell.strip() for cell in head.split("|")[1:]]
+    assert roles == list(ROLES)
+    said: dict[tuple[str, str], str] = {}
+    for row in rows:
+        cells = row.split("|")
+        may = " ".join(role for role, cell in zip(roles, cells[1:], strict=True) if cell.strip() == "x")
+        for method, path in re.findall(r"`([A-Z]+) (/[^`]*)`", cells[0]):
+            said[method, path] = may
+    assert said.pop(("POST", "/v1/...")) == said.pop(("GET", "/v1/...")) == "caller"
+    assert said == {
+        (method, path): roles
+        for (method, path), roles in MAY.items()
+        if roles != "everybody" and not path.startswith("/v1")
+    }
 
 
 @pytest.mark.parametrize(("role", "key"), PEOPLE, ids=[f"{role}-{n}" for n, (role, _) in enumerate(PEOPLE)])
