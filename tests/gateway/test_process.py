@@ -293,3 +293,26 @@ def test_answers_of_a_model_that_stalls_do_not_hold_the_end(provider: FakeProvid
             assert idle.recv(65536).startswith(b"HTTP/1.1 200 ")
             served.process.send_signal(signal.SIGTERM)
             assert served.process.wait(2) == 0
+
+
+def test_a_change_of_a_key_outlives_its_gateway(provider: FakeProvider, tmp_path: Path) -> None:
+    """What was acknowledged holds after kill -9 at once: a new key is good, a rotated value and a revoked key are not, and the log has it."""
+    admin = "hr-admin-0123456789"
+    text = config(provider, f'[gateway]\nadmin_key = "{admin}"\n')
+    values: dict[str, str] = {}
+    for change in ("create", "rotate", "revoke"):
+        with serving(tmp_path, "uvloop", text=text) as gateway:
+            if change == "create":
+                values["first"] = json.loads(gateway.get("/admin/keys", admin, b'{"name": "k"}')[1])["key"]
+            else:
+                status, body = gateway.get(f"/admin/keys/k/{change}", admin, b"{}")
+                assert status == 200
+                values[change] = json.loads(body).get("key", "")
+            gateway.process.kill()
+        with serving(tmp_path, "uvloop", text=text) as gateway:
+            good = {
+                name for name, value in values.items() if value and gateway.get("/v1/models", value)[0] == 200
+            }
+            assert good == {"create": {"first"}, "rotate": {"rotate"}, "revoke": set()}[change]
+            lines = json.loads(gateway.get("/admin/audit?limit=1", admin)[1])["audit"]
+            assert lines[0]["action"] == f"key.{change}"
