@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headrace.answer import Answer, AnswerStream
     from headrace.cache.standalone import Cache
+    from headrace.choice import first_good
     from headrace.client import AsyncClient, Client, Estimated, ModelInfo
     from headrace.config import Settings, check, load
     from headrace.content import assistant, file_block, system, tool_result, user
@@ -63,6 +64,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "answer": ("Answer", "AnswerStream"),
+    "choice": ("first_good",),
     "cache.standalone": ("Cache",),
     "client": ("AsyncClient", "Client", "Estimated", "ModelInfo"),
     "config": ("Settings", "check", "load"),
@@ -172,6 +174,7 @@ __all__ = [
     "check",
     "fake",
     "file_block",
+    "first_good",
     "load",
     "prompt",
     "redact",

@@ -67,6 +67,8 @@ class Answer(Generic[T]):
     Attributes:
         rounds: The answers before this one that asked for tools, where `tools` were functions; cost and attempts count them in.
         tool_runs: What was run for them, in order.
+        rejected: The answers of `first_good`'s choices before this one that were not good; `before` has the calls of these choices, and of
+            those that failed. Cost and attempts count them in.
     """
 
     reply: Reply
@@ -74,6 +76,8 @@ class Answer(Generic[T]):
     read: tuple[T] | None = None
     rounds: tuple[Answer[Any], ...] = ()
     tool_runs: tuple[ToolRun, ...] = ()
+    rejected: tuple[Answer[Any], ...] = ()
+    before: tuple[Call, ...] = ()
 
     @property
     def value(self) -> T:
@@ -127,9 +131,14 @@ class Answer(Generic[T]):
         return self.reply.usage
 
     @property
+    def calls(self) -> tuple[Call, ...]:
+        """Every request that was made for it, as in the ledger."""
+        return (*self.before, *(answer.call for answer in self.rounds), self.call)
+
+    @property
     def cost(self) -> int | None:
         """Nano-dollars over all attempts; None if a price is unknown."""
-        costs = [self.call.cost, *(answer.call.cost for answer in self.rounds)]
+        costs = [call.cost for call in self.calls]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     @property
@@ -150,7 +159,7 @@ class Answer(Generic[T]):
     @property
     def attempts(self) -> list[Attempt]:
         """Every request to a provider that was made."""
-        return [a for answer in (*self.rounds, self) for a in answer.call.attempts]
+        return [attempt for call in self.calls for attempt in call.attempts]
 
     @property
     def plan(self) -> Plan | None:

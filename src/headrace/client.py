@@ -22,6 +22,7 @@ import msgspec
 from headrace.answer import Answer, AnswerStream, Taken
 from headrace.batch import Drawn, Journal, Pace, Progress, Row, Rows, Run, run_rows, template
 from headrace.budget import BudgetScope, open_scopes
+from headrace.choice import FirstGood, choose
 from headrace.content import Prompt, as_messages
 from headrace.embed import Embedded, Embedder
 from headrace.engine import EMBEDDINGS, Engine, Levels
@@ -136,7 +137,7 @@ class AsyncClient:
 
     async def chat(
         self,
-        model: Levels | Filled,
+        model: Levels | Filled | FirstGood,
         prompt: Prompt | Filled | None = None,
         *,
         output: type[T] | Mapping[str, Any] | None = None,
@@ -162,7 +163,7 @@ class AsyncClient:
 
         Args:
             model: A route, `provider/model`, or a cascade: a list of them, each alone or with its attempts; or a filled prompt that
-                names its own.
+                names its own; or `first_good(...)`.
             prompt: Text, parts (text, paths, bytes), or messages; or a filled prompt.
             output: What the answer must be: a pydantic model, a dataclass, a TypedDict, a msgspec struct, a builtin type such as
                 `list[City]`, or a JSON Schema. The answer's `value` is one, valid. See docs/structured-output.md.
@@ -182,31 +183,36 @@ class AsyncClient:
             ProviderError: A final error that no other level would cure (bad request, content filter).
             RequestError: The request itself is at fault.
         """
-        rounds = await self._rounds(
-            model,
-            prompt,
-            output,
-            system,
-            max_tokens,
-            temperature,
-            top_p,
-            stop,
-            seed,
-            tools,
-            max_rounds,
-            approve,
-            tool_timeout,
-            tool_choice,
-            response_format,
-            reasoning,
-            timeout,
-            user,
-            tags,
-            cache,
-        )
-        while await rounds.go_on(answer := await rounds.whole()):
-            pass
-        return answer
+
+        async def begin(
+            levels: Levels | Filled, seconds: float | None, tagged: Mapping[str, str] | None
+        ) -> Rounds[T]:
+            return await self._rounds(
+                levels,
+                prompt,
+                output,
+                system,
+                max_tokens,
+                temperature,
+                top_p,
+                stop,
+                seed,
+                tools,
+                max_rounds,
+                approve,
+                tool_timeout,
+                tool_choice,
+                response_format,
+                reasoning,
+                seconds,
+                user,
+                tagged,
+                cache,
+            )
+
+        if isinstance(model, FirstGood):
+            return await choose(model, begin, clock=self.engine.clock, timeout=timeout, tags=tags or {})
+        return await (await begin(model, timeout, tags)).finish()
 
     def stream(
         self,

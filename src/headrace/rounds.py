@@ -123,6 +123,12 @@ class Rounds(Generic[T]):
         self.end(opened.call, 200)
         return self.answer(reply, opened.call)
 
+    async def finish(self) -> Answer[T]:
+        """Ask, and go on until it is answered. Raises what `chat` raises."""
+        while await self.go_on(answer := await self.whole()):
+            pass
+        return answer
+
     def end(self, call: Call, status: int) -> None:
         """Close the record of a round, with the HTTP status that a caller of the gateway would have got."""
         call.end(status, self._engine.clock.now())

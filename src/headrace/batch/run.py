@@ -311,8 +311,7 @@ class _Loop:
         again = None
         try:
             rounds = await self.ask(todo.row)
-            while await rounds.go_on(answer := await rounds.whole()):
-                pass
+            answer = await rounds.finish()
         except HeadraceError as error:
             again = _again(error)
             line = msgspec.structs.replace(line, reason=_reason(error), message=error.message[:1000])
