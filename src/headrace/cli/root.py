@@ -15,6 +15,7 @@ from headrace.cli.configuration import check, stack
 from headrace.cli.console import Console, error_members
 from headrace.cli.conversation import ask, chat
 from headrace.cli.diagnosis import doctor
+from headrace.cli.eval import evaluate
 from headrace.cli.explain import explain
 from headrace.cli.keys import keys
 from headrace.cli.models import models
@@ -63,7 +64,7 @@ def headrace() -> None:
     """
 
 
-for _verb in (serve, ask, chat, batch, models, keys, prompts, cache, check, explain, stack, doctor):
+for _verb in (serve, ask, chat, batch, evaluate, models, keys, prompts, cache, check, explain, stack, doctor):
     headrace.add_command(_verb)
 
 
