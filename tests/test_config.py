@@ -977,3 +977,13 @@ def test_nothing_is_read_at_import() -> None:
         "assert not [p for p in opened if p.endswith('.toml')], opened\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("line", "share"), [("", 0.0), ("hedge = {}", 0.05), ("hedge = { max_extra = 0.2 }", 0.2)]
+)
+def test_hedging_is_one_line(tmp_path: Path, line: str, share: float) -> None:
+    """Off by default; a table turns it on."""
+    path = tmp_path / "headrace.toml"
+    path.write_text(f'[routes.r]\ncascade = ["openai/gpt-5"]\n{line}\n')
+    assert config.load(path, environ={}).routes["r"].hedge == share

@@ -205,9 +205,17 @@ class Call(msgspec.Struct, kw_only=True):
             callback(self)
 
     @property
+    def answering(self) -> Attempt | None:
+        """The attempt that answers or has answered, of two at once not always the later; where none did, the last that was to."""
+        asked = [one for one in self.attempts if one.purpose != "judge"]
+        answers = (one for one in reversed(asked) if one.outcome in ("pending", "ok", "broken"))
+        return next(answers, asked[-1] if asked else None)
+
+    @property
     def target(self) -> Target | None:
-        """Who answered, or was asked last; who was asked to judge is not meant."""
-        return next((one.target for one in reversed(self.attempts) if one.purpose != "judge"), None)
+        """Who answered, or was asked last for an answer."""
+        attempt = self.answering
+        return None if attempt is None else attempt.target
 
     @property
     def sent(self) -> int:

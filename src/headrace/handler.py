@@ -290,7 +290,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     their windows; with `downgrade` an attempt that does not fit goes on to the next target. `context`
     None: conversations are sent as they are. `mid_stream`: what becomes of an answer that breaks off: `error`, `hold` (the first
     `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`. `tool_calls`: `stream`, or `whole` (a streamed
-    call is released when its arguments are complete).
+    call is released when its arguments are complete). `hedge`: the share of extra calls that slow targets may cost, 0 for none.
     """
 
     name: str
@@ -306,6 +306,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     mid_stream: str = "error"
     hold_tokens: int = 64
     hold_s: float = 0.0
+    hedge: float = 0.0
     tool_calls: str = "stream"
 
     def output_limit(self, asked: int | None) -> int | None:

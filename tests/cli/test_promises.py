@@ -56,6 +56,7 @@ GOOD = 'cascade = ["anthropic/claude-sonnet-4-5", "openai/gpt-5"]'
             "openai/gpt-55-typo is not in the",
         ),
         ('cascade = ["openai/gpt-5", "openai/gpt-5-mini"]', "all its levels use one account (openai)"),
+        ('cascade = ["openai/gpt-5"]\nhedge = {}', "it is hedged and has nobody else to ask"),
         ('cascade = ["mine/a", "other/b"]', "all its levels use one account (mine)"),
         (
             'cascade = ["openai/gpt-5", "anthropic/claude-sonnet-4-5", "openai/gpt-5"]',

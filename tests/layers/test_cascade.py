@@ -30,6 +30,7 @@ from headrace.handler import Handler, Request, Route, Stream, collect, stack
 from headrace.layers.cascade import Cascade, spent_status
 from headrace.layers.deadline import Deadline
 from headrace.layers.fitness import Misfit
+from headrace.layers.hedging import Hedging
 from headrace.layers.ledger import Ledger
 from headrace.layers.retry import Backoff, Retry, full_jitter, next_attempt
 from headrace.layers.timeout import Timeout
@@ -47,10 +48,16 @@ class House:
     ) -> None:
         self.clock = ManualClock()
         self.provider = ScriptedHandler(self.clock)
+        self.hedging = Hedging()
         self.rows: list[tuple[Call, Attempt]] = []
         self.handle: Handler = stack(
             Deadline(self.clock),
-            Cascade(self.clock, lambda target, _: (misfits or {}).get(str(target)), lambda *_: translated),
+            Cascade(
+                self.clock,
+                lambda target, _: (misfits or {}).get(str(target)),
+                lambda *_: translated,
+                hedging=self.hedging,
+            ),
             Retry(self.clock, lambda: chance),
             Ledger(
                 lambda provider, model, usage: usage.total_tokens,

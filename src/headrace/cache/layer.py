@@ -318,8 +318,7 @@ class Cache:
         if why is not None:
             self.counts.refused[why] += 1
             return
-        attempts = request.call.attempts
-        attempt = attempts[-1] if attempts else None
+        attempt = request.call.answering
         target = None if attempt is None else attempt.target
         ttl = policy.volatile_ttl_s if key.volatile else policy.ttl_s
         if target is not None and target != request.route.cascade[0]:

@@ -111,6 +111,8 @@ def _times(route: Route, settings: Settings, catalog: Catalog) -> Iterator[tuple
 
 def _accounts(route: Route, settings: Settings, catalog: Catalog) -> Iterator[tuple[str, str]]:
     if len(route.cascade) < 2:
+        if route.hedge:
+            yield "it is hedged and has nobody else to ask", "Add a second target, or leave hedge out."
         return
     names = [f"{target.provider}/{target.model}" for target in route.cascade]
     for name in sorted({name for name in names if names.count(name) > 1}):

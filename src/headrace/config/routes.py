@@ -48,6 +48,7 @@ def read_routes(
             mid_stream=table.choice("mid_stream", ("error", "hold", "restart")) or usual.mid_stream,
             hold_tokens=table.integer("hold_tokens", usual.hold_tokens, 1, 100_000),
             hold_s=table.duration("hold_time", usual.hold_s, zero=True),
+            hedge=_hedge(table),
             tool_calls=table.choice("tool_calls", ("stream", "whole")) or usual.tool_calls,
             budgets=read_budgets(table, "budget", zone),
             max_cost=nano(table.money("max_cost_usd")),
@@ -74,6 +75,14 @@ def read_routes(
                 value=writer,
             )
     return routes
+
+
+def _hedge(route: Table) -> float:
+    """The share of extra calls of `hedge = { max_extra = 0.05 }`; an empty table has the default, no table none."""
+    table = route.table("hedge")
+    share = table.number("max_extra", 0.05, 0.001, 0.5)
+    table.close()
+    return share if "hedge" in route.members else 0.0
 
 
 def _cascade(found: Report, table: Table, mentioned: set[str], routes: Sequence[str]) -> tuple[Target, ...]:

@@ -22,7 +22,6 @@ _LATER: Mapping[str, frozenset[str]] = MappingProxyType(
         "": frozenset({"deployments", "vectors", "limits", "context", "prompts", "observe"}),
         "routes": frozenset(
             {
-                "hedge",
                 "limits",
                 "output",
                 "retry",

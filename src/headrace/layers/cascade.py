@@ -7,8 +7,10 @@ and whether an answer counts as content (the provider's commit point). When ever
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import msgspec
 
@@ -27,6 +29,7 @@ from headrace.errors import (
 )
 from headrace.handler import Handler, Request, Stream
 from headrace.layers.fitness import Misfit
+from headrace.layers.hedging import Hedging
 from headrace.types import Target
 
 __all__ = ["Cascade", "spent_status"]
@@ -60,6 +63,7 @@ class Cascade:
         misfit: Why a target cannot serve the request, or None; such a target is skipped.
         translated: Whether a request must be translated for a target, so that a "bad request" may be our doing.
         record: Takes the attempt that stands for a skipped target; never raises and never waits.
+        hedging: What is known of how long targets take; shared by all requests.
     """
 
     clock: Clock
@@ -67,79 +71,161 @@ class Cascade:
     translated: Callable[[Target, Request], bool]
     record: Callable[[Call, Attempt], None] = lambda call, attempt: None
 
-    def _share(self, request: Request, after: int) -> float:
-        """The time by which a level must have begun to answer, with `after` levels left behind it: an equal share of what is
-        left of the deadline, so that one silent target does not use up the others' turn."""
-        if after == 0:
-            return float("inf")
-        now = self.clock.now()
-        return now + (request.deadline - now) / (after + 1)
+    hedging: Hedging = field(default_factory=Hedging)
 
     def __call__(self, inner: Handler) -> Handler:
         async def handle(request: Request) -> Stream:
-            return await self._descend(inner, request)
+            return await _Descent(self, inner, request).run()
 
         return handle
 
-    async def _descend(self, inner: Handler, request: Request) -> Stream:
-        route, call = request.route, request.call
-        last = len(route.cascade) - 1
-        too_dear: BudgetExceeded | None = None
-        passed_over: list[HeadraceError] = []
-        for level, (target, unfit) in enumerate(zip(route.cascade, self._misfits(request), strict=True)):
-            if unfit is not None:
-                passed_over.append(unfit.error)
-                self._skip(call, target, unfit.error)
-                continue
-            if level and self.clock.now() >= request.deadline:
-                break
-            translated, made = self.translated(target, request), len(call.attempts)
-            if translated:
-                _ = request.body.chat  # a body that cannot be read is the caller's fault, not an attempt's
-            try:
-                return await inner(
-                    msgspec.structs.replace(
-                        request,
-                        target=target,
-                        last_level=level == last,
-                        commit_by=self._share(request, last - level),
-                    )
-                )
-            except ProviderError as error:
-                if disposition(error, translated=translated, on_refusal=route.on_refusal).what is What.STOP:
-                    raise
-                if translated and error.kind == "invalid_request":
-                    call.warn(f"{target} rejected the translated request: {error.message}")
-                if len(call.attempts) == made:  # a layer below found that it cannot be sent to this target
-                    passed_over.append(error)
-                    self._skip(call, target, error)
-            except BudgetExceeded as error:
-                if disposition(error).what is What.STOP:
-                    raise
-                call.warn(f"skipped {target}: {error.message}")
-                too_dear = error
-        if too_dear is not None and all(attempt.error is None for attempt in call.attempts):
-            raise too_dear
-        if len(passed_over) == len(call.attempts) and len({type(error) for error in passed_over}) == 1:
-            raise _for_all(passed_over, route.name)
-        raise self._spent(request)
 
-    def _misfits(self, request: Request) -> list[Misfit | None]:
+class _Descent:
+    """One request on its way down."""
+
+    __slots__ = ("_call", "_cascade", "_inner", "_misfits", "_passed_over", "_request", "_route", "_too_dear")
+
+    def __init__(self, cascade: Cascade, inner: Handler, request: Request) -> None:
+        self._cascade = cascade
+        self._inner = inner
+        self._request = request
+        self._route = request.route
+        self._call = request.call
+        self._misfits = self._judged()
+        self._passed_over: list[HeadraceError] = []
+        self._too_dear: BudgetExceeded | None = None
+
+    def _judged(self) -> list[Misfit | None]:
         """Why each level cannot serve. Where none fits, those are asked all the same of which it is not certain."""
-        found = [self.misfit(target, request) for target in request.route.cascade]
+        found = [self._cascade.misfit(target, self._request) for target in self._route.cascade]
         if all(unfit is not None for unfit in found):
             return [unfit if unfit is not None and unfit.certain else None for unfit in found]
         return found
 
-    def _skip(self, call: Call, target: Target, why: HeadraceError) -> None:
+    async def run(self) -> Stream:
+        """The first level's stream that begins; or the error that stands for all."""
+        now, request, cascade = self._cascade.clock.now, self._request, self._route.cascade
+        hedged = self._route.hedge > 0 and request.output is None and not self._route.repair
+        if hedged:
+            self._cascade.hedging.earn(self._route.name, self._route.hedge)
+        level = 0
+        while level < len(cascade):
+            unfit = self._misfits[level]
+            if unfit is not None:
+                self._passed_over.append(unfit.error)
+                self._skip(cascade[level], unfit.error)
+                level += 1
+                continue
+            if level and now() >= request.deadline:
+                break
+            if hedged:
+                stream, level = await self._race(level)
+            else:
+                stream, level = await self._ask(level), level + 1
+            if stream is not None:
+                return stream
+        raise self._failed()
+
+    async def _ask(self, level: int, purpose: str = "") -> Stream | None:
+        """The stream of one level, or None when the next one is to be asked. Raises what ends the whole."""
+        request, route, call, cascade = self._request, self._route, self._call, self._cascade
+        target, last = route.cascade[level], len(route.cascade) - 1
+        translated, made = cascade.translated(target, request), self._attempts_at(target)
+        if translated:
+            _ = request.body.chat  # a body that cannot be read is the caller's fault, not an attempt's
+        try:
+            return await self._inner(
+                msgspec.structs.replace(
+                    request,
+                    target=target,
+                    last_level=level == last,
+                    commit_by=self._share(last - level),
+                    purpose=purpose or request.purpose,
+                )
+            )
+        except ProviderError as error:
+            if disposition(error, translated=translated, on_refusal=route.on_refusal).what is What.STOP:
+                raise
+            if translated and error.kind == "invalid_request":
+                call.warn(f"{target} rejected the translated request: {error.message}")
+            if self._attempts_at(target) == made:  # a layer below found that it cannot be sent to this target
+                self._passed_over.append(error)
+                self._skip(target, error)
+        except BudgetExceeded as error:
+            if disposition(error).what is What.STOP:
+                raise
+            call.warn(f"skipped {target}: {error.message}")
+            self._too_dear = error
+        return None
+
+    def _attempts_at(self, target: Target) -> int:
+        return sum(attempt.target is target for attempt in self._call.attempts)
+
+    def _share(self, after: int) -> float:
+        """The time by which a level must have begun to answer, with `after` levels left behind it: an equal share of what is
+        left of the deadline, so that one silent target does not use up the others' turn."""
+        if after == 0:
+            return float("inf")
+        now = self._cascade.clock.now()
+        return now + (self._request.deadline - now) / (after + 1)
+
+    # --- two at once --------------------------------------------------------------------------------------------------
+
+    async def _race(self, level: int) -> tuple[Stream | None, int]:
+        """The stream of `level`, or that of the next one that fits if `level` is slow and the other faster; and where to go on."""
+        hedging, route, now = self._cascade.hedging, self._route, self._cascade.clock.now
+        target, began = route.cascade[level], now()
+        behind = next((n for n in range(level + 1, len(self._misfits)) if self._misfits[n] is None), None)
+        patience = hedging.patience(target, self._request.stream, route.hedge)
+        first = asyncio.ensure_future(self._ask(level))
+        second: asyncio.Future[Stream | None] | None = None
+        try:
+            if behind is not None and patience is not None:
+                await _wait(first, self._cascade.clock, began + patience)
+            if behind is None or patience is None or first.done() or not hedging.spend(route.name):
+                stream = await first
+                if stream is not None:
+                    self._seen(target, began)
+                return stream, level + 1
+            other, asked_at = route.cascade[behind], now()
+            second = asyncio.ensure_future(self._ask(behind, purpose="hedge"))
+            winner = await _first_that_begins(first, second)
+        except BaseException:
+            await _leave(first, second)
+            raise
+        if winner is None:
+            for task in (first, second):
+                task.result()  # raises what ends the whole
+            return None, behind + 1
+        self._seen(target, began)  # where the other won: it takes at least so long
+        if winner is second:
+            self._seen(other, asked_at)
+        loser, lost, faster = (second, other, target) if winner is first else (first, target, other)
+        for attempt in self._call.attempts:
+            if attempt.target is lost and attempt.outcome == "pending":
+                attempt.note = f"{faster} was faster"
+        try:
+            await _leave(loser)
+        except BaseException:
+            await _leave(winner)
+            raise
+        return winner.result(), behind + 1
+
+    def _seen(self, target: Target, since: float) -> None:
+        self._cascade.hedging.seen(target, self._request.stream, self._cascade.clock.now() - since)
+
+    # --- what is told -------------------------------------------------------------------------------------------------
+
+    def _skip(self, target: Target, why: HeadraceError) -> None:
         """A target that is passed over stands among the attempts, with the reason."""
+        call, clock = self._call, self._cascade.clock
         call.warn(f"skipped {target}: {why.message}")
-        now = self.clock.now()
+        now = clock.now()
         attempt = Attempt(
             number=len(call.attempts) + 1,
             target=target,
             started_at=now,
-            started_wall=self.clock.wall(),
+            started_wall=clock.wall(),
             error=why if isinstance(why, ProviderError) else None,
             error_kind=why.kind,
             note=why.message,
@@ -147,21 +233,73 @@ class Cascade:
         )
         call.attempts.append(attempt)
         attempt.end("skipped", now)
-        self.record(call, attempt)
+        self._cascade.record(call, attempt)
 
-    def _spent(self, request: Request) -> HeadraceError:
-        attempts = request.call.attempts
+    def _failed(self) -> HeadraceError:
+        """The one error for all that happened."""
+        attempts, passed_over = self._call.attempts, self._passed_over
+        if self._too_dear is not None and all(attempt.error is None for attempt in attempts):
+            return self._too_dear
+        if len(passed_over) == len(attempts) and len({type(error) for error in passed_over}) == 1:
+            return _for_all(passed_over, self._route.name)
         errors = [attempt.error for attempt in attempts if attempt.error is not None]
         if errors and isinstance(errors[-1], InvalidOutput):
             return errors[-1]  # it has what the caller needs: the raw text
         waits = [error.retry_after_s for error in errors if error.retry_after_s is not None]
-        passed = self.clock.now() >= request.deadline
+        passed = self._cascade.clock.now() >= self._request.deadline
         return AllTargetsFailed(
             attempts,
             errors,
             status=spent_status(errors, deadline_passed=passed),
             retry_after_s=min(waits, default=None),
         )
+
+
+_Asking: TypeAlias = "asyncio.Future[Stream | None]"
+
+
+async def _wait(task: _Asking, clock: Clock, until: float) -> None:
+    """Until `task` is done, or the time has come."""
+    due = asyncio.get_running_loop().create_future()
+
+    def over() -> None:
+        due.cancel()
+
+    timer = clock.call_at(until, over)
+    try:
+        await asyncio.wait({task, due}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        timer.cancel()
+        due.cancel()
+
+
+async def _first_that_begins(first: _Asking, second: _Asking) -> _Asking | None:
+    """Whichever has a stream sooner; None once neither can have one, or `first` ended the whole."""
+    pending: set[_Asking] = {first, second}
+    while pending:
+        _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in (first, second):
+            if task.done() and task.exception() is None and task.result() is not None:
+                return task
+        if first.done() and first.exception() is not None:
+            await _leave(second)
+            return None
+    return None
+
+
+async def _leave(*tasks: _Asking | None) -> None:
+    """Stop asking; a stream that has begun meanwhile is closed."""
+    left = [task for task in tasks if task is not None]
+    for task in left:
+        task.cancel()
+    try:
+        await asyncio.gather(*left, return_exceptions=True)
+    finally:  # also where whoever asked leaves now
+        for task in left:
+            if task.done() and not task.cancelled() and task.exception() is None:
+                stream = task.result()
+                if stream is not None:
+                    await stream.aclose()
 
 
 def _for_all(errors: Sequence[HeadraceError], route: str) -> HeadraceError:

@@ -66,8 +66,8 @@ class _Restarting:
             return await self._again(broken)
 
     async def _again(self, broken: StreamBroken) -> Batch:
-        request, attempts = self._request, self._request.call.attempts
-        rest = _behind(request.route.cascade, attempts[-1].target) if attempts else ()
+        request, target = self._request, self._request.call.target
+        rest = _behind(request.route.cascade, target) if target is not None else ()
         if not rest or self._closed or self._clock.now() >= request.deadline:
             raise broken
         route = msgspec.structs.replace(request.route, cascade=rest)
