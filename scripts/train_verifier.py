@@ -25,8 +25,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from headrace.cache.encoder import Encoder
 from headrace.cache.verifier import FEATURES, Verifier, probability
+from headrace.encoder import Encoder
 from semcache import Asked, Rule, replay, rows, upper
 
 STREAMS = ("banking77", "clinc150", "hwu_slots")

@@ -19,6 +19,7 @@ from headrace.budget import Caps, OpenAccount, Purse, Reserve, bound
 from headrace.call import Call, Nanodollars
 from headrace.clock import Clock, SystemClock
 from headrace.context import Context, Library
+from headrace.context.recall import shipped
 from headrace.errors import CredentialsMissing, HeadraceError, InvalidRequest, UnknownModel, Unsupported
 from headrace.handler import (
     Body,
@@ -181,7 +182,8 @@ class Engine:
         self._routes: dict[tuple[str, str], Route] = {}
         budgets = settings.budgets
         libraries = self._libraries()
-        self.context = Context(self.limits, libraries, self.aside)
+        packs = any(route.context is not None for route in settings.routes.values())
+        self.context = Context(self.limits, libraries, self.aside, shipped() if packs else None)
         layers: dict[str, Layer] = {
             "trace": self.trace,
             "deadline": Deadline(self.clock),
@@ -456,7 +458,7 @@ class Engine:
     def _libraries(self) -> dict[str, Library]:
         """The documents of every route that has some."""
         return {
-            name: Library.read(route.context.document_paths)
+            name: Library.read(route.context.document_paths, likeness=shipped())
             for name, route in self.settings.routes.items()
             if route.context is not None and route.context.document_paths
         }

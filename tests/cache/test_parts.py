@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from headrace.cache.agreement import Answer, agree
-from headrace.cache.encoder import Encoder
 from headrace.cache.entry import Entry
 from headrace.cache.guards import GUARDS, signature, veto
 from headrace.cache.index import CELL_ROWS, PROBED, VectorSlab, pack
@@ -25,6 +24,7 @@ from headrace.cache.spelling import mended
 from headrace.cache.stores.sqlite import APPLICATION_ID, SQLiteEntries, beside, purge, read
 from headrace.cache.text import canonical
 from headrace.cache.verifier import FEATURES, Verifier, features
+from headrace.encoder import Encoder
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from headrace.cache.encoder import Encoder, Vector
 from headrace.cache.guards import signature, veto
 from headrace.cache.text import canonical
+from headrace.encoder import Encoder, Vector
 
 __all__ = ["Answer", "agree"]
 

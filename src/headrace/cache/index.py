@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.cache.encoder import Vector
+from headrace.encoder import Vector
 
 __all__ = ["VectorSlab", "pack", "unpack"]
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import msgspec
 
 from headrace.cache.agreement import Answer, agree
-from headrace.cache.encoder import Encoder, Vector, words_of
 from headrace.cache.entry import Entry, decode_reply
 from headrace.cache.guards import Signature, signature, veto
 from headrace.cache.index import VectorSlab, pack, unpack
@@ -24,6 +23,7 @@ from headrace.cache.shelf import Shelf
 from headrace.cache.shift import Shift
 from headrace.cache.text import looks_like_code
 from headrace.cache.verifier import Verifier, features, probability
+from headrace.encoder import Encoder, Vector, words_of
 from headrace.handler import CachePolicy
 
 __all__ = ["FLOOR", "NEIGHBOURS", "Candidate", "Matcher", "is_elliptic"]

@@ -16,10 +16,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from headrace.cache.encoder import Encoder, Vector
 from headrace.cache.guards import Signature
 from headrace.cache.lexicon import SYNONYMS
 from headrace.cache.neighbourhood import Standing
+from headrace.encoder import Encoder, Vector
 
 _T = TypeVar("_T")
 

@@ -12,6 +12,7 @@ from headrace import config, dialects
 from headrace.cli import options
 from headrace.cli.console import Console
 from headrace.context import Context, Library, Plan
+from headrace.context.recall import shipped
 from headrace.engine import Engine
 from headrace.handler import Body, ContextPolicy, Request
 
@@ -47,7 +48,11 @@ def explain(
             policy = route.context or ContextPolicy()
             if budget is not None:
                 policy = msgspec.structs.replace(policy, budget=budget)
-            documents = {route.name: Library.read(policy.document_paths)} if policy.document_paths else {}
+            documents = (
+                {route.name: Library.read(policy.document_paths, likeness=shipped())}
+                if policy.document_paths
+                else {}
+            )
             call = engine.new_call(dialect=dialect, model=route.name)
             request = Request(
                 body=Body(wire=body, dialect=wire),
@@ -56,7 +61,7 @@ def explain(
                 stream=False,
                 target=route.cascade[0],
             )
-            Context(engine.limits, documents).packed(request, policy, route.cascade[0])
+            Context(engine.limits, documents, likeness=shipped()).packed(request, policy, route.cascade[0])
             assert isinstance(call.plan, Plan)
             return call.plan
         finally:

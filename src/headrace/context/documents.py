@@ -6,11 +6,15 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from headrace.context.recall import Index
 from headrace.errors import ConfigError
+
+if TYPE_CHECKING:
+    from headrace.context.likeness import Likeness
 
 __all__ = ["Library", "Piece", "pieces"]
 
@@ -73,16 +77,18 @@ class Library:
 
     __slots__ = ("_index", "_pieces", "version")
 
-    def __init__(self, documents: Sequence[tuple[str, str]]) -> None:
-        """`documents`: names and texts."""
+    def __init__(
+        self, documents: Sequence[tuple[str, str]], *, likeness: type[Likeness] | None = None
+    ) -> None:
+        """`documents`: names and texts. `likeness`: finds pieces by alike words too (`recall.shipped`)."""
         self.version = blake2b(repr(list(documents)).encode(), digest_size=8).hexdigest()
         self._pieces = [piece for name, text in documents for piece in pieces(name, text)]
-        self._index = Index()
+        self._index = Index(None if likeness is None else likeness())
         for number, piece in enumerate(self._pieces):
             self._index.add(number, f"{piece.heading}\n{piece.text}")
 
     @classmethod
-    def read(cls, paths: Sequence[str]) -> Library:
+    def read(cls, paths: Sequence[str], *, likeness: type[Likeness] | None = None) -> Library:
         """The text files at `paths`.
 
         Raises:
@@ -101,7 +107,7 @@ class Library:
                 raise ConfigError(f"the document {str(path)!r} cannot be read: {error.strerror}") from error
             except UnicodeDecodeError:
                 raise ConfigError(f"the document {str(path)!r} is not UTF-8 text") from None
-        return cls(documents)
+        return cls(documents, likeness=likeness)
 
     def __len__(self) -> int:
         return len(self._pieces)

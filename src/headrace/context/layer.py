@@ -15,7 +15,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -43,11 +43,14 @@ from headrace.tokens import (
 )
 from headrace.types import Chat, Message, Reply, Target
 
+if TYPE_CHECKING:
+    from headrace.context.likeness import Likeness
+
 __all__ = ["REMEMBERED", "Aside", "Context", "Lookup"]
 
 REMEMBERED = 2_048
 """Requests that a later one can go on from, over all conversations of a process; the one unused for longest goes first. All requests
-of one conversation share its log, which takes some two megabytes for 600 turns."""
+of one conversation share its log, which takes some two megabytes for 600 turns, and three with the encoder."""
 
 SMALLER = 0.75
 """What a provider's overflow leaves of the request: its count was above ours, by how much it seldom says."""
@@ -125,6 +128,7 @@ class Context:
         model: A target's limits, as the catalogue knows them.
         documents: By route name, read before.
         aside: Asks the summariser that a route names; None, and none is asked.
+        likeness: Recalls by alike words too (`recall.shipped`).
     """
 
     def __init__(
@@ -132,9 +136,11 @@ class Context:
         model: Lookup,
         documents: Mapping[str, Library] | None = None,
         aside: Aside | None = None,
+        likeness: type[Likeness] | None = None,
     ) -> None:
         self._model = model
         self._aside = aside
+        self._likeness = likeness
         self._preparing: set[asyncio.Task[None]] = set()
         self._documents = documents or {}
         self._known: OrderedDict[tuple[_Scope, str], _Known] = OrderedDict()
@@ -302,7 +308,10 @@ class Context:
             known = self._known.get((scope, digests[length - 1]))
             length -= known is None
         if known is None:
-            conversation, period = _Conversation(Log(seed=asked.seed, count=count), [], Abstracts()), None
+            conversation, period = (
+                _Conversation(Log(seed=asked.seed, count=count, likeness=self._likeness), [], Abstracts()),
+                None,
+            )
         else:
             conversation, period = known.conversation, known.period
             if len(conversation.log) > length:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,6 +17,9 @@ from headrace.context.tally import Tally
 from headrace.context.turn import Turn, make_turn
 from headrace.tokens import Estimate, TextCounter, estimate_text
 from headrace.types import Message
+
+if TYPE_CHECKING:
+    from headrace.context.likeness import Likeness
 
 __all__ = ["Log", "as_bytes", "next_digest", "start_digest"]
 
@@ -31,16 +35,35 @@ class Log:
     Args:
         seed: What stands before the first turn on the wire (system, tools): part of every digest.
         count: Counts text; the plan counts what it adds with the same function.
+        likeness: Finds turns by alike words too (`recall.shipped`).
     """
 
-    __slots__ = ("_common", "_counted", "_digest", "_index", "_quotes", "_seed", "_tally", "count", "turns")
+    __slots__ = (
+        "_common",
+        "_counted",
+        "_digest",
+        "_index",
+        "_likeness",
+        "_quotes",
+        "_seed",
+        "_tally",
+        "count",
+        "turns",
+    )
 
-    def __init__(self, *, seed: bytes = b"", count: TextCounter = estimate_text) -> None:
+    def __init__(
+        self,
+        *,
+        seed: bytes = b"",
+        count: TextCounter = estimate_text,
+        likeness: type[Likeness] | None = None,
+    ) -> None:
         self.turns: list[Turn] = []
         self.count = count
         self._seed = seed
         self._digest = start_digest(seed)
-        self._index = Index()
+        self._likeness = likeness
+        self._index = self._empty()
         self._common: int | None = None
         self._quotes: dict[int, tuple[str, Estimate]] = {}
         self._counted: dict[str, Estimate] = {}
@@ -66,7 +89,7 @@ class Log:
 
     def fork(self, length: int) -> Log:
         """A log of its own with the first `length` turns; nothing is counted again, and what is indexed stays so."""
-        log = Log(seed=self._seed, count=self.count)
+        log = Log(seed=self._seed, count=self.count, likeness=self._likeness)
         log.turns = self.turns[:length]
         log._quotes = {turn: quote for turn, quote in self._quotes.items() if turn < length}
         log._counted = dict(self._counted)
@@ -83,10 +106,13 @@ class Log:
         """What can be recalled of the first `length` turns; grows with `length`, made anew where it shrinks, or leaves what a fork shares."""
         upto = self._index.upto
         if upto > length or (self._common is not None and length > max(upto, self._common)):
-            self._index, self._common = Index(), None
+            self._index, self._common = self._empty(), None
         for turn in self.turns[self._index.upto : length]:
             self._index.add(turn.id, "" if turn.role == "system" else turn.text)
         return self._index
+
+    def _empty(self) -> Index:
+        return Index(None if self._likeness is None else self._likeness())
 
     def tally(self, factor: float | None, pins: frozenset[int]) -> Tally:
         """The sums over all turns for plans with that factor and those pins; made anew when these are others."""

@@ -1,12 +1,13 @@
-"""Finding turns that are no longer sent, by their words alone: no model, no dependency.
+"""Finding turns that are no longer sent by their words, and with NumPy by what words are alike: no model is asked.
 
 A turn is scored twice with BM25: by its own terms and by its own with those of the turn before it, since an answer seldom
 repeats the words of its question. The two are put on one scale, added, and each turn gets a share of its better neighbour's
-score. What that is worth is measured by `benchmarks/context_recall.py`.
+score. Where the `semantic` extra is installed the encoder that ships adds two more (`likeness`). What all that is worth is measured by `benchmarks/context_recall.py`.
 """
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 import re
@@ -14,18 +15,25 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from headrace.context.stem import terms
 
-__all__ = ["Hit", "Index", "Passage", "asks", "choose"]
+if TYPE_CHECKING:
+    from headrace.context.likeness import Likeness
+
+__all__ = ["Hit", "Index", "Passage", "asks", "choose", "shipped"]
 
 K1, B = 1.5, 0.75
 """BM25's saturation and length weight: the usual values (Robertson and Zaragoza, 2009, section 3.1)."""
 
 OWN, WITH_PREVIOUS, NEIGHBOUR = 1.0, 1.0, 0.3
 """Weights of a turn's own score, of its score together with the turn before, and of its better neighbour's sum."""
+
+ALIKE, NEIGHBOUR_ALIKE = 0.7, 0.5
+"""With the encoder: the weight of each of its two likenesses, and of the better neighbour's sum."""
 
 QUERY_TERMS = 64
 """The rarest terms of a question that are looked up; a pasted file would make every turn a hit."""
@@ -39,10 +47,11 @@ _QUESTION = re.compile("[?\uff1f\u061f\u037e]")
 
 
 class Hit(Struct, frozen=True):
-    """A turn that was found; `score` has no unit and compares hits of one question only."""
+    """A turn that was found; `score` has no unit and compares hits of one question only. `length`: its terms."""
 
     turn: int
     score: float
+    length: int = 0
 
 
 class _Field:
@@ -90,9 +99,11 @@ class _Field:
 class Index:
     """The turns that may be recalled, in order; adding one costs its own length."""
 
-    __slots__ = ("_both", "_ids", "_last", "_own")
+    __slots__ = ("_both", "_ids", "_last", "_likeness", "_own")
 
-    def __init__(self) -> None:
+    def __init__(self, likeness: Likeness | None = None) -> None:
+        """`likeness`: the encoder's part, still empty."""
+        self._likeness = likeness
         self._own = _Field()
         self._both = _Field()
         self._ids: list[int] = []
@@ -113,6 +124,8 @@ class Index:
         self._own.add(words)
         self._both.add([*self._last, *words])
         self._last = words
+        if self._likeness is not None:
+            self._likeness.add(text)
 
     def _rarity(self, word: str) -> float:
         """What a term tells: much where few turns have it (the inverse document frequency of BM25)."""
@@ -133,20 +146,30 @@ class Index:
         for field, share in ((self._own, OWN), (self._both, WITH_PREVIOUS)):
             for number, score in field.scores(weights).items():
                 sums[number] = sums.get(number, 0.0) + share * score
+        share = NEIGHBOUR
+        if self._likeness is not None:
+            share = NEIGHBOUR_ALIKE
+            for number, score in enumerate(self._likeness.to(question)):
+                sums[number] = sums.get(number, 0.0) + ALIKE * score
         near = {number + step for number in sums for step in (-1, 0, 1)}
         had, ids, size = sums.get, self._ids, len(self._ids)
         found = [
-            (-had(number, 0.0) - NEIGHBOUR * max(had(number - 1, 0.0), had(number + 1, 0.0)), number)
+            (-had(number, 0.0) - share * max(had(number - 1, 0.0), had(number + 1, 0.0)), number)
             for number in near
             if 0 <= number < size
         ]
         found.sort()
-        return [Hit(ids[number], -score) for score, number in found if ids[number] not in without]
+        lengths = self._own.lengths
+        return [
+            Hit(ids[number], -score, lengths[number]) for score, number in found if ids[number] not in without
+        ]
 
     def calls_for(self, question: str, turn: int) -> bool:
         """Whether what `turn` and its neighbours have of the words of `question` is worth quoting: much of them where it asks
         nothing, some where it does."""
         words = set(terms(question))
+        if self._likeness is not None and asks(question):
+            return True
         number = bisect_left(self._ids, turn)
         near = range(max(0, number - 1), min(len(self._ids), number + 2))
         whole = had = 0.0
@@ -158,10 +181,23 @@ class Index:
         return had > 0 and had >= whole * (COVERED_ASKING if asks(question) else COVERED)
 
 
+@functools.cache
+def shipped() -> type[Likeness] | None:
+    """What makes an index know alike words too; None where the `semantic` extra is not installed."""
+    try:
+        from headrace.context.likeness import Likeness
+    except ModuleNotFoundError:
+        return None
+    return Likeness
+
+
 def asks(text: str) -> bool:
     """Whether there is a question mark in it, of any script."""
     return _QUESTION.search(text) is not None
 
+
+SURE, LONGER = 1_500, 0.25
+"""Tokens that the best hits get; of those behind them longer ones are preferred, by this power of their terms: they hold more."""
 
 MISSES = 256
 """Hits in a row that do not fit, after which no smaller one is looked for."""
@@ -190,7 +226,12 @@ def choose(
     """
     taken: dict[int, float] = {}
     left, misses = room, 0
-    for hit in hits:
+    queue, sure = list(hits), False
+    for number, hit in enumerate(queue):
+        if not sure and room - left >= SURE:
+            sure = True
+            queue[number:] = sorted(queue[number:], key=lambda hit: -hit.score * (hit.length + 4) ** LONGER)
+            hit = queue[number]
         turn = hit.turn
         gap = _gap(turn, taken, header)
         price = cost(turn, left - gap) + gap

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Encoder", "Vector"]
+__all__ = ["Encoder", "Vector", "words_of"]
 
 Vector: TypeAlias = NDArray[np.float32]
 
