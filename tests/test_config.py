@@ -451,12 +451,13 @@ def test_default_routes(folder: Path) -> None:
 def test_prices_have_the_catalogue_s_members() -> None:
     """The names that the file knows are those that the catalogue reads; this module may not import them."""
     names = {f"{kind}_usd_per_mtok" for kind in prices.PRICE_KINDS} | {*prices.LIMITS, *prices.ABILITIES}
+    names |= {"later"}  # in the file each is a table by its day
     assert names == set(ModelOverride.__struct_fields__)
 
 
 @given(
     st.dictionaries(
-        st.sampled_from(ModelOverride.__struct_fields__),
+        st.sampled_from([name for name in ModelOverride.__struct_fields__ if name != "later"]),
         st.one_of(st.sampled_from(["0", "3.00", "0.0000000001", "x", ""]), st.integers(-1, 9), st.booleans()),
     )
 )
@@ -987,3 +988,13 @@ def test_hedging_is_one_line(tmp_path: Path, line: str, share: float) -> None:
     path = tmp_path / "headrace.toml"
     path.write_text(f'[routes.r]\ncascade = ["openai/gpt-5"]\n{line}\n')
     assert config.load(path, environ={}).routes["r"].hedge == share
+
+
+def test_a_price_from_a_day_on(folder: Path) -> None:
+    """A table by its day; it must give both prices, and what is no day is an unknown key."""
+    text = '[prices."openai/x"]\ninput_usd_per_mtok = "3"\noutput_usd_per_mtok = "15"\n'
+    dated = text + '[prices."openai/x"."2027-01-01"]\ninput_usd_per_mtok = "4"\n'
+    assert "must give output_usd_per_mtok" in only(problems(folder, dated)).message
+    found = load(folder, dated + 'output_usd_per_mtok = "20"\n').prices["openai/x"]
+    assert found["later"] == {"2027-01-01": {"input_usd_per_mtok": "4", "output_usd_per_mtok": "20"}}
+    assert "unknown key" in only(problems(folder, text + '[prices."openai/x"."2027-02-30"]\n')).message

@@ -165,7 +165,7 @@ class Engine:
         self.settings = settings
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.new_id = new_id if new_id is not None else self._next_id
-        self.catalog = Catalog.from_settings(settings.prices)
+        self.catalog = Catalog.from_settings(settings.prices, wall=self.clock.wall)
         self.store: Store = store if store is not None else _open_store(settings)
         self.transport: Transport = (
             transport if transport is not None else _open_transport(settings, self.clock)

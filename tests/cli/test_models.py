@@ -31,6 +31,9 @@ def test_models_of_providers_with_keys(
         "max_output": None,
         "input_usd_per_mtok": "0.075",
         "output_usd_per_mtok": "3",
+        "price_sources": ["config"],
+        "price_as_of": None,
+        "price_changes": [],
     }
     assert "local/default" in found["local"]
     text = headrace("models").out

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
 from headrace.errors import ConfigError
-from headrace.prices import Catalog, ModelOverride, aliases
+from headrace.prices import Catalog, Dated, Model, ModelOverride, Prices, aliases
 from headrace.types import Usage
 
+MILLION = 1_000_000
 SOME = Usage(input_tokens=1000, output_tokens=500)
 
 
@@ -206,3 +208,44 @@ def test_from_settings_refuses_what_is_wrong(table: dict[str, object], said: str
     with pytest.raises(ConfigError, match=r'prices\."vllm/qwen"') as caught:
         Catalog.from_settings({"vllm/qwen": table})
     assert said in caught.value.message
+
+
+def test_a_price_changes_on_its_day() -> None:
+    """At midnight UTC, once and for good; what the catalogue costs before stays until then, and each change has its own."""
+    wall = [datetime(2026, 12, 31, 23, 59, 59, 999_000, UTC).timestamp()]
+    later = {"input_usd_per_mtok": "4", "output_usd_per_mtok": "20"}
+    latest = {"input_usd_per_mtok": "1", "output_usd_per_mtok": "2"}
+    table: dict[str, object] = {"later": {"2027-06-01": latest, "2027-01-01": later}}
+    catalog = Catalog.from_settings({"openai/gpt-4o": table}, wall=lambda: wall[0])
+    usage = Usage(input_tokens=MILLION, output_tokens=MILLION)
+    assert catalog.cost("openai", "gpt-4o", usage) == 12_500_000_000
+    wall[0] += 0.001
+    assert catalog.cost("openai", "gpt-4o", usage) == 24_000_000_000
+    wall[0] = datetime(2027, 6, 1, tzinfo=UTC).timestamp()
+    assert catalog.cost("openai", "gpt-4o", usage) == 3_000_000_000
+    model = catalog.model("openai", "gpt-4o")
+    assert model is not None and model.at_most(MILLION, MILLION, hour=False) == 3_000_000_000
+    assert [dated.since for dated in model.later] == ["2027-01-01", "2027-06-01"]
+
+
+def test_prices_of_the_configuration_are_not_followed_by_the_catalogues() -> None:
+    """Who says what a model costs says it for later too."""
+    dated = Dated(since="2027-01-01", prices=Prices(input=1, output=1))
+    model = Model(prices=Prices(input=5, output=5), later=(dated,))
+    own = ModelOverride(input_usd_per_mtok="3", output_usd_per_mtok="3").applied(model, "x")
+    assert own.later == () and own.at(4e9)[0].prices == own.prices
+    assert ModelOverride(max_output=5).applied(model, "x").later == (dated,)
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ({"2027-13-01": {"input_usd_per_mtok": "1", "output_usd_per_mtok": "1"}}, "is no day"),
+        ({"2027-01-01": {"input_usd_per_mtok": "1"}}, "output_usd_per_mtok must be given"),
+        ({"2027-01-01": {}}, "gives no price"),
+    ],
+)
+def test_a_dated_price_that_is_wrong_is_refused(later: dict[str, object], said: str) -> None:
+    """With the day."""
+    with pytest.raises(ConfigError, match=said):
+        Catalog.from_settings({"openai/gpt-4o": {"later": later}})

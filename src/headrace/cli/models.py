@@ -65,6 +65,11 @@ def _list(console: Console, settings: Settings, only: str | None) -> None:
                         "output_usd_per_mtok": None
                         if model.prices is None
                         else format_usd(model.prices.output),
+                        "price_sources": list(model.price_sources),
+                        "price_as_of": None
+                        if "config" in model.price_sources
+                        else catalog.as_of(model.provider),
+                        "price_changes": [dated.since for dated in model.later],
                     }
                     for model in found
                 ],

@@ -173,7 +173,7 @@ class Settings:
     gateway: GatewaySettings
     store: StoreSettings
     local: LocalSettings
-    prices: Mapping[str, Mapping[str, str | int]]
+    prices: Mapping[str, Mapping[str, object]]
     proxy_environ: Mapping[str, str] = field(repr=False)
     budgets: BudgetSettings = BudgetSettings()
     ca_file: Path | None = None

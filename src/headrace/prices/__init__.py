@@ -16,6 +16,17 @@ date, the sources and where they disagree. A file is read when its provider is f
 from __future__ import annotations
 
 from headrace.prices.catalog import PRICED_PROVIDERS, Catalog, aliases
-from headrace.prices.model import LOCAL, Model, ModelOverride, Prices, Tier
+from headrace.prices.model import LOCAL, Dated, Model, ModelOverride, PriceOverride, Prices, Tier
 
-__all__ = ["LOCAL", "PRICED_PROVIDERS", "Catalog", "Model", "ModelOverride", "Prices", "Tier", "aliases"]
+__all__ = [
+    "LOCAL",
+    "PRICED_PROVIDERS",
+    "Catalog",
+    "Dated",
+    "Model",
+    "ModelOverride",
+    "PriceOverride",
+    "Prices",
+    "Tier",
+    "aliases",
+]

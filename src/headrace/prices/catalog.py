@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from types import MappingProxyType
 
 import msgspec
 
 from headrace.call import Nanodollars
+from headrace.clock import SystemClock
 from headrace.errors import ConfigError
 from headrace.prices.model import LOCAL, Model, ModelOverride
 from headrace.types import Usage
@@ -85,19 +86,25 @@ class _File(msgspec.Struct, frozen=True):
 class Catalog:
     """Models by provider and id: the packaged figures, with `overrides` (`provider/model` to what the configuration says).
 
-    `provider/*` covers the models of a provider that are listed nowhere else. The provider `local` costs nothing. One catalogue
+    `wall` gives the time in seconds since 1970, for prices that change on a day. `provider/*` covers the models of a provider that are listed nowhere else. The provider `local` costs nothing. One catalogue
     may serve many tasks and threads: what it keeps is only ever added to, and no more than the files hold.
 
     Raises:
         ConfigError: An override's name is not `provider/model`, or its figures are wrong (`ModelOverride`).
     """
 
-    __slots__ = ("_files", "_models", "_overrides", "_priced")
+    __slots__ = ("_files", "_models", "_overrides", "_priced", "_wall")
 
-    def __init__(self, overrides: Mapping[str, ModelOverride] | None = None) -> None:
+    def __init__(
+        self,
+        overrides: Mapping[str, ModelOverride] | None = None,
+        *,
+        wall: Callable[[], float] | None = None,
+    ) -> None:
+        self._wall = SystemClock().wall if wall is None else wall
         self._files: dict[str, _File] = {}
         self._models: dict[tuple[str, str], Model] = {}
-        self._priced: dict[tuple[str, str], Model | None] = {}
+        self._priced: dict[tuple[str, str], tuple[Model | None, float]] = {}
         self._overrides: dict[tuple[str, str], tuple[ModelOverride, str]] = {}
         for name, override in (overrides or {}).items():
             provider, slash, model = name.partition("/")
@@ -108,7 +115,9 @@ class Catalog:
             self._overrides[provider, model] = override, where
 
     @classmethod
-    def from_settings(cls, prices: Mapping[str, Mapping[str, object]]) -> Catalog:
+    def from_settings(
+        cls, prices: Mapping[str, Mapping[str, object]], *, wall: Callable[[], float] | None = None
+    ) -> Catalog:
         """A catalogue with the tables `[prices."provider/model"]` of the configuration as overrides.
 
         Raises:
@@ -127,22 +136,26 @@ class Catalog:
                 overrides[name] = msgspec.convert(dict(table), ModelOverride)
             except msgspec.ValidationError as error:
                 raise ConfigError(f"{where}: {error}") from None
-        return cls(overrides)
+        return cls(overrides, wall=wall)
 
     def model(self, provider: str, model: str) -> Model | None:
-        """The model that `model` names at `provider` (see `aliases`), or None if it is not known.
+        """The model that `model` names at `provider` (see `aliases`) with its prices of today, or None if it is not known.
 
         Its `id` is the listed one, so it may be shorter than `model`. What the configuration says about an id
         goes before what the catalogue says about the same id.
         """
         key = (provider, model)
-        try:
-            return self._priced[key]
-        except KeyError:
-            if len(self._priced) >= PRICED_KEPT:
-                self._priced.clear()
-            found = self._priced[key] = self._find(provider, model)
+        found, until = self._priced.get(key, (None, float("-inf")))
+        now = self._wall()
+        if now < until:
             return found
+        if len(self._priced) >= PRICED_KEPT:
+            self._priced.clear()
+        found, until = self._find(provider, model), float("inf")
+        if found is not None:
+            found, until = found.at(now)
+        self._priced[key] = found, until
+        return found
 
     def _find(self, provider: str, model: str) -> Model | None:
         for id_ in aliases(provider, model):

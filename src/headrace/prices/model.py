@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import msgspec
@@ -11,7 +12,7 @@ from headrace.call import Nanodollars
 from headrace.errors import ConfigError
 from headrace.types import Usage
 
-__all__ = ["LOCAL", "Model", "ModelOverride", "Prices", "Tier"]
+__all__ = ["LOCAL", "Dated", "Model", "ModelOverride", "PriceOverride", "Prices", "Tier"]
 
 MILLION = 1_000_000
 NANO_PER_USD = 1_000_000_000
@@ -49,18 +50,33 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasoning: int | None = None
 
 
+class Dated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Prices from the beginning of the day `since` (`2027-01-01`, UTC) on, in place of all before."""
+
+    since: str
+    prices: Prices
+    tiers: tuple[Tier, ...] = ()
+
+    @property
+    def wall(self) -> float:
+        """That moment, in seconds since 1970."""
+        return datetime.fromisoformat(self.since).replace(tzinfo=UTC).timestamp()
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model as its provider sells it.
 
     `prices` is None while unknown. Limits are tokens, None while unknown: `context_total` is the window for input and output
     together, `max_input` and `max_output` the limits of each (gpt-5: 400,000 in all, at most 272,000 of them input).
-    Capabilities are None where no source says. `price_sources` are those that agree on the prices; `config` for an override.
+    Capabilities are None where no source says. `price_sources` are those that agree on the prices; `config` for an override. `later` are
+    prices that hold from a day on, the earliest first.
     """
 
     provider: str = ""
     id: str = ""
     prices: Prices | None = None
     tiers: tuple[Tier, ...] = ()
+    later: tuple[Dated, ...] = ()
     price_sources: tuple[str, ...] = ()
     context_total: int | None = None
     max_input: int | None = None
@@ -71,6 +87,16 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     json_schema: bool | None = None
     reasoning: bool | None = None
     prefill: bool | None = None
+
+    def at(self, wall: float) -> tuple[Model, float]:
+        """The model as it is sold at the wall time `wall`, and until when; infinity where no change is known."""
+        now, until = self, float("inf")
+        for dated in self.later:
+            if dated.wall > wall:
+                until = dated.wall
+                break
+            now = msgspec.structs.replace(self, prices=dated.prices, tiers=dated.tiers)
+        return now, until
 
     def prices_at(self, input_tokens: int) -> Prices | None:
         """The prices of a request with `input_tokens` in all, cached or not; tiers are in rising order."""
@@ -137,13 +163,9 @@ LOCAL = Prices(input=0, output=0)
 """The price of a model on one's own machine: nothing, and known."""
 
 
-class ModelOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the configuration says about a model: `[prices."provider/model"]`.
-
-    Prices are US dollars per million tokens as decimals in quotes (`"0.075"`), read exactly; a binary float could not be. If one
-    price is given, `input_usd_per_mtok` and `output_usd_per_mtok` must be, and they replace all prices that the
-    catalogue has, tiers too; without any, the catalogue's stay. Limits are tokens.
-    """
+class PriceOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """US dollars per million tokens as decimals in quotes (`"0.075"`), read exactly; a binary float could not be. If one price is
+    given, `input_usd_per_mtok` and `output_usd_per_mtok` must be."""
 
     input_usd_per_mtok: str | None = None
     output_usd_per_mtok: str | None = None
@@ -151,15 +173,6 @@ class ModelOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     cache_write_usd_per_mtok: str | None = None
     cache_write_1h_usd_per_mtok: str | None = None
     reasoning_usd_per_mtok: str | None = None
-    context_window: int | None = None
-    max_input: int | None = None
-    max_output: int | None = None
-    tools: bool | None = None
-    images: bool | None = None
-    documents: bool | None = None
-    json_schema: bool | None = None
-    reasoning: bool | None = None
-    prefill: bool | None = None
 
     def prices(self, where: str) -> Prices | None:
         """The prices, or None if it gives none.
@@ -187,11 +200,30 @@ class ModelOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ConfigError(f"{where}: {' and '.join(missing)} must be given when another price is")
         return Prices(**read)
 
+
+class ModelOverride(PriceOverride, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the configuration says about a model: `[prices."provider/model"]`.
+
+    Prices replace all that the catalogue has, tiers and later ones too; without any, the catalogue's stay. `later` are prices from
+    a day on, by that day (`2027-01-01`, UTC). Limits are tokens.
+    """
+
+    later: dict[str, PriceOverride] = {}
+    context_window: int | None = None
+    max_input: int | None = None
+    max_output: int | None = None
+    tools: bool | None = None
+    images: bool | None = None
+    documents: bool | None = None
+    json_schema: bool | None = None
+    reasoning: bool | None = None
+    prefill: bool | None = None
+
     def applied(self, model: Model, where: str) -> Model:
         """`model` with what the override says.
 
         Raises:
-            ConfigError: As `prices`, or a limit below 1.
+            ConfigError: As `prices`, a limit below 1, or a day that is none.
         """
         limits = {
             "context_window": self.context_window,
@@ -202,6 +234,7 @@ class ModelOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             if limit is not None and limit < 1:
                 raise ConfigError(f"{where}.{name} is {limit}; it must be 1 token or more")
         prices = self.prices(where)
+        later = tuple(_dated(day, self.later[day], f'{where}."{day}"') for day in sorted(self.later))
         context_total, max_input = model.context_total, model.max_input
         if self.context_window is not None:
             # A smaller window bounds the catalogue's input limit too; a larger one does not lift it.
@@ -212,6 +245,7 @@ class ModelOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             id=model.id,
             prices=model.prices if prices is None else prices,
             tiers=model.tiers if prices is None else (),
+            later=later or (model.later if prices is None else ()),
             price_sources=model.price_sources if prices is None else ("config",),
             context_total=context_total,
             max_input=max_input if self.max_input is None else self.max_input,
@@ -223,6 +257,17 @@ class ModelOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             reasoning=model.reasoning if self.reasoning is None else self.reasoning,
             prefill=model.prefill if self.prefill is None else self.prefill,
         )
+
+
+def _dated(day: str, override: PriceOverride, where: str) -> Dated:
+    prices = override.prices(where)
+    if prices is None:
+        raise ConfigError(f"{where} gives no price")
+    try:
+        date.fromisoformat(day)
+    except ValueError:
+        raise ConfigError(f"{where}: {day!r} is no day; write it as 2027-01-01") from None
+    return Dated(since=day, prices=prices)
 
 
 _DECIMAL = re.compile(r"[0-9]{1,6}(\.[0-9]{1,9})?")
