@@ -3,7 +3,7 @@
     benchmarks/semcache_lookup.py STREAM [--sizes 1000 10000 100000] [--asked N] [--json]
 
 A stream is a file of `class_id<TAB>text` lines with a header. Its questions are kept as entries of one scope; where there are too few, numbered
-variants fill up. Others of the stream are asked: `miss` rows are lookups that end in one, `hit` rows those that are answered by likeness at
+variants fill up; each has an answer of its own, some 300 characters that quote it and four others. Others of the stream are asked: `miss` rows are lookups that end in one, `hit` rows those that are answered by likeness at
 `max_wrong`. A lookup is what the layer does on the event loop: read the request's key, look by words, embed, search, guards, verifier.
 Times are processor time of the thread, since a shared machine's wall clock tells of its other work. Recall compares the nearest entry with an exact search, where that one's cosine is at least `FLOOR`. One thread.
 """
@@ -70,7 +70,6 @@ def measure(
 ) -> dict[str, Any]:
     clock = SystemClock()
     usage = Usage(input_tokens=20, output_tokens=60)
-    body = encode_reply(Reply(id="", model="one", content=(Text(text="An answer. " * 30),), usage=usage))
     kept = [
         texts[at % len(texts)] + (f" (part {at // len(texts)})" if at >= len(texts) else "")
         for at in range(size)
@@ -81,6 +80,9 @@ def measure(
     took: list[float] = []
     for number, text in enumerate(kept):
         key = read_key(request(text, policy), policy)
+        answer = f"About {text} there is this to say. " + " ".join(
+            texts[(7 * number + at) % len(texts)] for at in range(4)
+        )
         started = time.thread_time()
         entry = Entry(
             id=f"{number:016x}",
@@ -93,11 +95,12 @@ def measure(
             target="a/one",
             created=clock.wall(),
             expires=clock.wall() + 86_400,
-            body=bytes(bytearray(body)),
+            body=encode_reply(Reply(id="", model="one", content=(Text(text=answer),), usage=usage)),
             cost=1_000_000,
         )
         if matcher.may(key):
             matcher.prepare(entry)
+            matcher.learn(entry, cache.shelf)
         cache.shelf.put(entry)
         took.append(time.thread_time() - started)
     gc.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sqlite3
 from contextlib import closing
@@ -323,6 +324,32 @@ def test_entries_outlive_the_process(tmp_path: Path) -> None:
     again = SQLiteEntries(path)
     assert [one.id for one in again.load(10.0)] == ["one", "old"]
     again.close()
+
+
+def test_processes_that_share_a_file_follow_each_other(tmp_path: Path) -> None:
+    """What another one wrote is there at a process's first request, and what comes or goes later soon after."""
+    told: list[tuple[list[str], list[str]]] = []
+    one, two = SQLiteEntries(tmp_path / "x.cache.db"), SQLiteEntries(tmp_path / "x.cache.db")
+    one.load(0.0)
+    two.load(0.0)
+    two.follow(lambda new, gone: told.append(([entry.id for entry in new], gone)))
+
+    async def main() -> None:
+        one.put(entry("first"))
+        assert one.flush() and two.flush()
+        assert told == []
+        two.on_loop()
+        assert told == [(["first"], [])]
+        one.put(entry("second"))
+        one.remove(["first"])
+        assert one.flush() and two.flush()
+        await asyncio.sleep(0)  # noqa: TID251  (what the thread has called for runs now)
+        await asyncio.sleep(0)  # noqa: TID251
+        assert told[1:] == [(["second"], ["first"])]
+
+    asyncio.run(main())
+    one.close()
+    two.close()
 
 
 def test_a_file_of_another_version_is_begun_anew(tmp_path: Path) -> None:

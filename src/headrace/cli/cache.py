@@ -12,6 +12,7 @@ from headrace import config
 from headrace.cache.entry import Entry
 from headrace.cache.selection import Selection
 from headrace.cache.stores import sqlite as store
+from headrace.call import format_usd
 from headrace.cli import options
 from headrace.cli.console import Console
 from headrace.cli.storage import opened, whoami
@@ -59,7 +60,7 @@ def _read(path: Path | None) -> tuple[list[Entry], Settings]:
 @options.config_file
 @options.as_json
 def stats(path: Path | None, as_json: bool) -> None:
-    """Entries, bytes and lifetimes, by route and tenant.
+    """Entries, bytes and lifetimes, by route and tenant; how often they were given out, and the known cost and the seconds that this saved.
 
     Exit codes: 0 shown, 2 the settings are wrong or there is no file.
     """
@@ -79,13 +80,16 @@ def _stats(console: Console, path: Path | None) -> None:
             "expired": sum(entry.expires <= wall for entry in found),
             "bytes": sum(entry.size for entry in found),
             "semantic": sum(bool(entry.vector) for entry in found),
+            "hits": sum(entry.hits for entry in found),
+            "saved_usd": format_usd(sum(entry.hits * (entry.cost or 0) for entry in found)),
+            "saved_s": round(sum(entry.hits * entry.took for entry in found), 1),
         }
         for (route, tenant), found in sorted(groups.items())
     ]
     if console.as_json:
         console.json({"groups": rows})
         return
-    columns = ["route", "tenant", "entries", "expired", "bytes", "semantic"]
+    columns = ["route", "tenant", "entries", "expired", "bytes", "semantic", "hits", "saved_usd", "saved_s"]
     console.table(columns, [[str(row[name]) for name in columns] for row in rows])
 
 

@@ -110,6 +110,7 @@ class SQLiteEntries:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._seq = 0
         self._ids: set[str] = set()
+        self._news: queue.SimpleQueue[tuple[list[Entry], list[str]]] = queue.SimpleQueue()
         self._hits: dict[str, int] = {}
         self._rounds = 0
         self._queue: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
@@ -147,9 +148,14 @@ class SQLiteEntries:
         self._hits[entry.id] = entry.hits
 
     def on_loop(self) -> None:
-        """Note the running loop, for `follow`; until then nothing is told."""
+        """Note the running loop, for `follow`, and tell at once what came before."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
+            self._tell()
+
+    def _tell(self) -> None:
+        while self._changed is not None and not self._news.empty():
+            self._changed(*self._news.get())
 
     def remove(self, ids: Iterable[str]) -> None:
         """Delete them soon."""
@@ -246,7 +252,7 @@ class SQLiteEntries:
     def _look(self) -> None:
         """Learn what other processes have done."""
         version = self._version()
-        if self._loop is None or version == self._data_version:
+        if self._changed is None or version == self._data_version:
             return
         self._data_version = version
         rows = self._connection.execute(f"{_SELECT} WHERE seq > ? ORDER BY seq", (self._seq,)).fetchall()
@@ -255,15 +261,11 @@ class SQLiteEntries:
         gone = self._ids - there
         self._seq = max(self._seq, rows[-1][0]) if rows else self._seq
         self._ids = there
-        if self._changed is not None and (new or gone):
-            self._told(self._changed, new, list(gone))
-
-    def _told(
-        self, changed: Callable[[list[Entry], list[str]], None], new: list[Entry], gone: list[str]
-    ) -> None:
-        assert self._loop is not None
-        with suppress(RuntimeError):  # the loop has ended, and with it whoever would look
-            self._loop.call_soon_threadsafe(changed, new, gone)
+        if new or gone:
+            self._news.put((new, list(gone)))
+            if self._loop is not None:
+                with suppress(RuntimeError):  # the loop has ended, and with it whoever would look
+                    self._loop.call_soon_threadsafe(self._tell)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
