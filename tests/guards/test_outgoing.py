@@ -50,6 +50,23 @@ def test_nothing_of_a_bad_word_is_seen_before_it_is_found(piece: int) -> None:
         pytest.fail("nothing was found")
 
 
+def test_the_words_before_say_what_it_is() -> None:
+    """Also when they were looked at long before the word came."""
+    assert told("password: s3cret-Pa55word ", [10]) == {"a key, a token or a password"}
+    assert told("so s3cret-Pa55word ", [3]) == set()
+
+
+def test_each_violation_is_told_once() -> None:
+    """What stands in the context of later words was told of."""
+    looked = outgoing()
+    found = [
+        violation
+        for piece in (f"{KEY} ", "https://evil.example ", "and ", "so ", "on ")
+        for violation in looked.feed(piece)
+    ]
+    assert [violation.reason for violation in found] == ["secret", "link"]
+
+
 def test_private_keys_are_stopped_at_their_first_line() -> None:
     """Not at the end of the key, which would be out by then."""
     assert told("-----BEGIN EC PRIVATE KEY-----\n", []) == {"a key, a token or a password"}

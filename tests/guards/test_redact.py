@@ -71,9 +71,15 @@ def test_a_value_hidden_in_a_word_goes_too() -> None:
 
 def test_short_values_of_a_pattern_stay_in_words() -> None:
     """A name of two letters is not cut out of every word that has them."""
-    text, values = redact("Al always told Al", (), {"name": r"\bAl\b"})
-    assert text == "[NAME_1] always told [NAME_1]"
-    assert restore(text, values) == "Al always told Al"
+    text, values = redact("Al always told Alice, not Al", (), {"name": r"\bAl\b"})
+    assert text == "[NAME_1] always told Alice, not [NAME_1]"
+    assert restore(text, values) == "Al always told Alice, not Al"
+
+
+def test_one_value_may_be_the_beginning_of_another() -> None:
+    """The longer one is not taken for the shorter one and a rest."""
+    values = Redactor(("email",)).values(["ann@example.co", "ann@example.com"])
+    assert exchanger(values)("ann@example.com, ann@example.co") == "[EMAIL_2], [EMAIL_1]"
 
 
 @pytest.mark.parametrize("encode", [str, as_json])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gateway.gate import Gate, config, gated
+from tests.gateway.gate import Gate, clock, config, gated
 
 import headrace
 from headrace import AnswerBlocked, AsyncClient, RequestBlocked, load
@@ -337,7 +337,7 @@ def test_partial_values_wait_too(tmp_path: Path) -> None:
 def test_a_cut_stream_in_the_library(tmp_path: Path) -> None:
     """`AnswerBlocked` is a `StreamBroken` with the text so far and its reason."""
     with FakeProvider() as provider:
-        provider.default = Answer(chunks=["all good ", KEY, " more"])
+        provider.default = Answer(chunks=["all good ", KEY, *[" more"] * 200], delay_s=0.02)
         (tmp_path / "headrace.toml").write_text(config(provider, more=ROUTES))
 
         async def main() -> None:
@@ -346,8 +346,10 @@ def test_a_cut_stream_in_the_library(tmp_path: Path) -> None:
                     assert await anext(stream) == "all good "
                     with pytest.raises(AnswerBlocked) as caught:
                         await anext(stream)
+                    transport: Any = llm.engine.transport
+                    for _ in range(100):
+                        await clock.sleep(0.002 if transport.open_connections else 0)
+                    assert transport.open_connections == 0
                 assert caught.value.received == "all good " and caught.value.reason == "secret"
-                transport: Any = llm.engine.transport
-                assert transport.open_connections == transport.idle_connections
 
         asyncio.run(main())

@@ -33,6 +33,16 @@ cascade = ["anthropic/m"]
 [routes.to-anthropic.guard]
 redact = ["email", "card"]
 patterns = { staff = 'EMP-"\d"' }
+[routes.calls-openai]
+cascade = ["openai/m"]
+[routes.calls-openai.guard]
+redact = ["phone"]
+patterns = { staff = 'EMP-"\d"' }
+[routes.calls-anthropic]
+cascade = ["anthropic/m"]
+[routes.calls-anthropic.guard]
+redact = ["phone"]
+patterns = { staff = 'EMP-"\d"' }
 [routes.strict]
 cascade = ["openai/m"]
 [routes.strict.guard]
@@ -193,7 +203,7 @@ def test_a_longer_conversation_keeps_its_beginning(gate: Gate, dialect: str) -> 
 
 def test_signed_thinking_is_not_touched(gate: Gate) -> None:
     """A block with a signature goes as it is; what it says as a placeholder is not taken for the caller's own."""
-    thought = {"type": "thinking", "thinking": "mail [EMAIL_1]", "signature": "sig"}
+    thought = {"type": "thinking", "thinking": f"mail [EMAIL_1], {EMAIL}", "signature": "sig"}
     messages = [
         {"role": "user", "content": EMAIL},
         {"role": "assistant", "content": [thought, {"type": "text", "text": EMAIL}]},
@@ -207,7 +217,7 @@ def test_signed_thinking_is_not_touched(gate: Gate) -> None:
 
 def test_base64_and_addresses_of_images_are_no_text(gate: Gate) -> None:
     """What only looks like a value inside of data is left alone; a text document is read."""
-    data = "4111111111111111" * 4
+    data = f"{'A' * 40}/4111111111111111/{'A' * 40}"
     content = [
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},
         {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": f"of {EMAIL}"}},
@@ -221,6 +231,31 @@ def test_base64_and_addresses_of_images_are_no_text(gate: Gate) -> None:
     assert sent[1]["source"]["data"] == "of [EMAIL_1]"
     assert sent[2] == content[2]
     assert sent[3]["text"] == "[CARD_1]"
+
+
+@both
+def test_what_only_its_name_or_its_decoding_shows(gate: Gate, dialect: str) -> None:
+    """A number that an argument's name calls a phone number; a value that stands escaped in a result that is JSON."""
+    arguments, result = {"phone": "4155552671", "id": "4155552672"}, json.dumps({"by": NOTE})
+    if dialect == "openai":
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": json.dumps(arguments)}}
+        messages = [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": result},
+        ]
+    else:
+        messages = [
+            {
+                "role": "assistant",
+                "content": [{"type": "tool_use", "id": "c", "name": "f", "input": arguments}],
+            },
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": result}]},
+        ]
+    asked = json.dumps({"model": f"calls-{dialect}", "max_tokens": 9, "messages": messages}).encode()
+    assert gate.post(dialect, asked).status == 200
+    sent = gate.provider.requests[0].body
+    assert b"4155552671" not in sent and b"4155552672" in sent and b"EMP-" not in sent
+    assert b"[PHONE_1]" in sent and b"[STAFF_1]" in sent
 
 
 @streamed

@@ -164,6 +164,46 @@ def test_thinking_stays_as_it_was_thought(name: str) -> None:
         assert reply.text == "ann@example.com"
 
 
+def test_a_text_that_is_also_thought_is_put_back_once() -> None:
+    """One chunk with the same words as thinking and as text; and one that repeats the text elsewhere, whole."""
+    details = [{"type": "reasoning.text", "text": "[EMAIL_1]"}]
+    thought = {"reasoning_content": "[EMAIL_1]", "reasoning_details": details}
+    delta = {**thought, "content": "[EMAIL_1]", "note": "of [EMAIL_1]"}
+    raw = b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
+    events = (Delta(0, "thinking", "[EMAIL_1]"), Delta(1, "text", "[EMAIL_1]"))
+    [frame] = Restored(VALUES).feed([Frame(events, raw, "openai-chat")])
+    assert frame.raw is not None
+    said = json.loads(frame.raw[6:])["choices"][0]["delta"]
+    assert said == {**thought, "content": "ann@example.com", "note": "of ann@example.com"}
+    assert frame.events == (events[0], Delta(1, "text", "ann@example.com"))
+
+
+def test_arguments_that_are_an_object_are_no_text_of_json() -> None:
+    """A member of the caller's own that is called `arguments` or `text` is a plain string there."""
+    body = {
+        "type": "message",
+        "role": "assistant",
+        "content": [
+            {
+                "type": "tool_use",
+                "id": "t",
+                "name": "f",
+                "input": {"arguments": "[NOTE_1]", "text": "[NOTE_1]"},
+            }
+        ],
+        "usage": {"input_tokens": 1, "output_tokens": 1},
+    }
+    data = json.dumps(body).encode()
+    reply = by_name("anthropic").decode_reply(data)
+    [frame] = Restored(VALUES, json_text=True).feed([Frame((Complete(reply),), data, "anthropic")])
+    note = VALUES["[NOTE_1]"]
+    assert frame.raw is not None
+    assert json.loads(frame.raw)["content"][0]["input"] == {"arguments": note, "text": note}
+    [event] = frame.events
+    assert isinstance(event, Complete)
+    assert json.loads(event.reply.tool_calls[0].arguments) == {"arguments": note, "text": note}
+
+
 @dialects
 def test_text_that_is_json_gets_values_as_json(name: str) -> None:
     """A structured answer stays one, with quotes and line ends in the values."""
