@@ -17,6 +17,7 @@ from headrace.cli.conversation import ask, chat
 from headrace.cli.diagnosis import doctor
 from headrace.cli.eval import evaluate
 from headrace.cli.explain import explain
+from headrace.cli.guard import guard
 from headrace.cli.keys import keys
 from headrace.cli.models import models
 from headrace.cli.prompts import prompts
@@ -64,7 +65,22 @@ def headrace() -> None:
     """
 
 
-for _verb in (serve, ask, chat, batch, evaluate, models, keys, prompts, cache, check, explain, stack, doctor):
+for _verb in (
+    serve,
+    ask,
+    chat,
+    batch,
+    evaluate,
+    models,
+    keys,
+    prompts,
+    cache,
+    check,
+    explain,
+    guard,
+    stack,
+    doctor,
+):
     headrace.add_command(_verb)
 
 
