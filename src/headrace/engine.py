@@ -20,7 +20,14 @@ from headrace.call import Call, Nanodollars
 from headrace.clock import Clock, SystemClock
 from headrace.context import Context, Library
 from headrace.context.recall import shipped
-from headrace.errors import CredentialsMissing, HeadraceError, InvalidRequest, UnknownModel, Unsupported
+from headrace.errors import (
+    CredentialsMissing,
+    HeadraceError,
+    InvalidRequest,
+    StoreError,
+    UnknownModel,
+    Unsupported,
+)
 from headrace.handler import (
     Body,
     Dialect,
@@ -35,6 +42,7 @@ from headrace.handler import (
 )
 from headrace.layers.breaker import Breaker
 from headrace.layers.cascade import Cascade
+from headrace.layers.choose import Choose
 from headrace.layers.deadline import Deadline
 from headrace.layers.fitness import Misfit, misfit
 from headrace.layers.hold import Hold
@@ -93,6 +101,10 @@ LAYERS: tuple[LayerNote, ...] = (
     LayerNote("trace", "sees refusals too; counts the logical call once and every attempt under it"),
     LayerNote("deadline", "stamps the time after which the caller no longer cares, before anything can wait"),
     LayerNote("identity", "a key that may not use this route is told so before any work"),
+    LayerNote(
+        "choose",
+        "another route by the rules of the one that was asked for; below what the key may ask for, above all that a route decides",
+    ),
     LayerNote(
         "guard",
         "exchanges what must not leave for placeholders, so that nothing below has it; puts it back in the answer",
@@ -181,6 +193,8 @@ class Engine:
         self._embedders: dict[str, Upstream] = {}
         self._routes: dict[tuple[str, str], Route] = {}
         budgets = settings.budgets
+        self._caps = Caps(budgets.total, budgets.users, budgets.teams, budgets.tags)
+        self._balances: tuple[float, dict[str, int]] = (float("-inf"), {})
         libraries = self._libraries()
         packs = any(route.context is not None for route in settings.routes.values())
         self.context = Context(self.limits, libraries, self.aside, shipped() if packs else None)
@@ -188,11 +202,10 @@ class Engine:
             "trace": self.trace,
             "deadline": Deadline(self.clock),
             "identity": identity,
+            "choose": Choose(self.clock, self.route, self._budget_left),
             "guard": self._guard(judges or {}),
             "cache": self._cache(random, libraries),
-            "budget": OpenAccount(
-                Caps(budgets.total, budgets.users, budgets.teams, budgets.tags), self.purse
-            ),
+            "budget": OpenAccount(self._caps, self.purse),
             "restart": RestartStreams(self.clock),
             "cascade": Cascade(self.clock, self._misfit, self._translated, self.store.record_attempt),
             "output": Output(self.clock, self._means),
@@ -244,6 +257,24 @@ class Engine:
         chat = Chat(model="", messages=tuple(asked), max_tokens=JUDGEMENT_TOKENS, temperature=0.0)
         reply = await self.aside(request, name, chat, purpose="guard", timeout_s=JUDGEMENT_S)
         return read_judgement(reply.text)
+
+    async def _budget_left(self, request: Request) -> float | None:
+        """What share of the request's tightest budget is left, as the store had it at most a second ago; None where none holds. Nothing, where the
+        store cannot say."""
+        caps = self._caps.of(request)
+        if not caps:
+            return None
+        now = self.clock.now()
+        if now - self._balances[0] >= 1.0:
+            try:
+                found = await self.store.balances(self.clock.wall())
+            except StoreError:
+                return 0.0
+            self._balances = now, {balance.cap: balance.spent for balance in found}
+        spent = self._balances[1]
+        return min(
+            1.0 - spent.get(cap.id, 0) / cap.budget.amount if cap.budget.amount else 0.0 for cap in caps
+        )
 
     def _cache(self, random: Callable[[], float], libraries: Mapping[str, Library]) -> Layer:
         """The cache, where a route has one; without, nothing stands there."""
@@ -341,7 +372,9 @@ class Engine:
         if route is None:
             route = self._resolve(model, dialect)
             if dialect == EMBEDDINGS:  # nothing to pack, to judge or to stream
-                route = msgspec.structs.replace(route, context=None, repair=False, mid_stream="error")
+                route = msgspec.structs.replace(
+                    route, context=None, repair=False, mid_stream="error", rules=()
+                )
             if route.guard is None and self.settings.guard is not None:
                 route = msgspec.structs.replace(route, guard=self.settings.guard)
             if len(self._routes) >= 4096:

@@ -55,6 +55,7 @@ __all__ = [
     "Peek",
     "Request",
     "Route",
+    "Rule",
     "Stream",
     "StreamDecoder",
     "StreamEncoder",
@@ -282,6 +283,22 @@ class GuardPolicy(msgspec.Struct, frozen=True, kw_only=True):
     judge_fails: str = "block"
 
 
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """A request for which all that is given here holds goes to the route or model `use`.
+
+    `longer_than` and `shorter_than` are likely input tokens, `languages` ISO 639-1 codes of the newest user text, `tag` a name and its value, `budget_below`
+    the share (0 to 1) that is left of the tightest budget that holds for it.
+    """
+
+    use: str
+    longer_than: int | None = None
+    shorter_than: int | None = None
+    languages: frozenset[str] = frozenset()
+    tag: tuple[str, str] | None = None
+    tools: bool | None = None
+    budget_below: float | None = None
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A named cascade with its rules; all durations in seconds.
 
@@ -322,6 +339,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     max_total_tokens: int | None = None
     downgrade: bool = False
     repair: bool = False
+    rules: tuple[Rule, ...] = ()
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from headrace.config.guard import read_guard
 from headrace.config.known import known_providers
 from headrace.config.problem import Report, closest, kind_of
 from headrace.config.providers import read_provider
+from headrace.config.rules import read_rules
 from headrace.config.settings import LOCAL, ProviderSettings
 from headrace.config.table import Table, nano
 from headrace.handler import Route
@@ -25,6 +26,8 @@ def read_routes(
     """The routes. Known providers that only a route names are added to `providers`."""
     routes: dict[str, Route] = {}
     mentioned = set(root.table("providers").members) | {LOCAL}
+    names = list(root.table("routes").members)
+    plain = [name for name, table in root.tables("routes") if "rules" not in table.members]
     for name, table in root.tables("routes"):
         if not name or "/" in name or len(name) > 128 or not name.isprintable() or " " in name:
             found.add(
@@ -57,7 +60,14 @@ def read_routes(
             cache=read_cache(table),
             context=read_context(table, folder),
             guard=read_guard(table),
+            rules=read_rules(found, table, names, plain),
         )
+        if routes[name].rules and routes[name].budgets:
+            table.wrong(
+                "budget",
+                "a route with rules has no budget of its own",
+                "Give it to the routes that the rules use.",
+            )
         table.close()
         for target in cascade:
             row = known_providers().get(target.provider)
