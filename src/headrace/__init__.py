@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headrace.client import AsyncClient, Client, Estimated, ModelInfo
     from headrace.config import Settings, check, load
     from headrace.content import assistant, file_block, system, tool_result, user
+    from headrace.conversation import AsyncConversation, Conversation
     from headrace.errors import (
         AllTargetsFailed,
         AnswerBlocked,
@@ -68,6 +69,7 @@ _HOMES = {
     "cache.standalone": ("Cache",),
     "client": ("AsyncClient", "Client", "Estimated", "ModelInfo"),
     "config": ("Settings", "check", "load"),
+    "conversation": ("AsyncConversation", "Conversation"),
     "content": ("assistant", "file_block", "system", "tool_result", "user"),
     "errors": (
         "AllTargetsFailed",
@@ -127,12 +129,14 @@ __all__ = [
     "AnswerBlocked",
     "AnswerStream",
     "AsyncClient",
+    "AsyncConversation",
     "BudgetExceeded",
     "Cache",
     "CacheHint",
     "Client",
     "ConfigError",
     "ContextTooLong",
+    "Conversation",
     "DeadlineExceeded",
     "Document",
     "Estimated",

@@ -249,6 +249,11 @@ class AnswerStream(Generic[T]):
     ) -> None:
         await self.aclose()
 
+    @property
+    def whole(self) -> bool:
+        """Whether the answer has come to its end, so that `final` is all of it."""
+        return self._whole
+
     async def aclose(self) -> None:
         """Stop and release everything; idempotent."""
         opening, self._opening = self._opening, None

@@ -157,6 +157,20 @@ class Store(Protocol):
             StoreError: It could not be read.
         """
 
+    async def append_turns(self, conversation: str, first: int, turns: Sequence[bytes]) -> None:
+        """Add turns to a conversation from place `first` on; durable on return.
+
+        Raises:
+            StoreError: That is not its next place, since somebody else went on with it; or it could not be written.
+        """
+
+    async def turns(self, conversation: str) -> list[bytes]:
+        """All turns of a conversation, in order; none if there is no such.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+
     async def flush(self) -> None:
         """Return when everything recorded before is durable.
 

@@ -14,6 +14,7 @@ import msgspec
 from headrace.budget.leases import Balance, Book, Charge, Demand, Hold, Leased, Settlement, Worker
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import Conflict, StoreError
+from headrace.store.conversations import gone_on
 from headrace.store.rows import (
     Actor,
     AttemptRow,
@@ -59,6 +60,7 @@ class MemoryStore:
         self._secret = secrets.token_bytes(32)
         self._circuits: dict[str, tuple[int, StoredCircuit]] = {}
         self._circuit_seq = 0
+        self._conversations: dict[str, list[bytes]] = {}
         self._closed = False
         self._dropped = 0
         # The library may be used from several threads, each with its own loop.
@@ -223,6 +225,17 @@ class MemoryStore:
         with self._lock:
             new = [(seq, circuit) for seq, circuit in self._circuits.values() if seq > since]
         return (new[-1][0] if new else since), [circuit for _, circuit in new]
+
+    async def append_turns(self, conversation: str, first: int, turns: Sequence[bytes]) -> None:
+        with self._lock:
+            held = self._conversations.setdefault(conversation, [])
+            if len(held) != first:
+                raise StoreError(gone_on(conversation, len(held), first))
+            held += turns
+
+    async def turns(self, conversation: str) -> list[bytes]:
+        with self._lock:
+            return list(self._conversations.get(conversation, ()))
 
     async def flush(self) -> None:
         """Nothing is ever pending."""

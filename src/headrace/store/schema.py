@@ -171,6 +171,14 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     # The limit, as it was when a slice was last granted.
     ("ALTER TABLE budget_windows ADD COLUMN amount INTEGER NOT NULL DEFAULT 0",),
+    (
+        """CREATE TABLE conversation_turns (
+            conversation TEXT NOT NULL,
+            place INTEGER NOT NULL,
+            turn BLOB NOT NULL,
+            PRIMARY KEY (conversation, place)
+        ) WITHOUT ROWID""",
+    ),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 
@@ -197,6 +205,8 @@ SYNCHRONOUS: Mapping[str, Literal["FULL", "NORMAL"]] = MappingProxyType(
         "calls": "FULL",
         "budget_windows": "FULL",
         "journals": "FULL",
+        # Whoever added a turn was told that it is kept.
+        "conversation_turns": "FULL",
         # A transition that is forgotten is found out again by the next failure. A probe waits for its claim.
         "circuits": "NORMAL",
     }

@@ -28,7 +28,7 @@ from typing import Any, TypeAlias, TypeVar
 from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Settlement, Worker
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import StoreError
-from headrace.store import budgets, circuits, keys, ledger
+from headrace.store import budgets, circuits, conversations, keys, ledger
 from headrace.store.journal import Charged, Ended, Journal, Started
 from headrace.store.recovery import TAKEN, positioned, recover
 from headrace.store.rows import (
@@ -362,6 +362,17 @@ class SQLiteStore:
 
     async def circuits(self, since: int) -> tuple[int, list[StoredCircuit]]:
         return await self._read(lambda connection: circuits.changed(connection, since))
+
+    # --- conversations ---------------------------------------------------------------------------------------------------
+
+    async def append_turns(self, conversation: str, first: int, turns: Sequence[bytes]) -> None:
+        await self._run(
+            lambda connection: conversations.append(connection, conversation, first, turns),
+            "conversation_turns",
+        )
+
+    async def turns(self, conversation: str) -> list[bytes]:
+        return await self._read(lambda connection: conversations.turns(connection, conversation))
 
     async def balances(self, since: float) -> list[Balance]:
         await self._settled()
