@@ -43,6 +43,11 @@ cascade = ["anthropic/m"]
 [routes.calls-anthropic.guard]
 redact = ["phone"]
 patterns = { staff = 'EMP-"\d"' }
+[routes.anew]
+cascade = ["openai/m", "openai/n"]
+mid_stream = "restart"
+[routes.anew.guard]
+redact = ["email"]
 [routes.strict]
 cascade = ["openai/m"]
 [routes.strict.guard]
@@ -283,6 +288,25 @@ def test_flagged_and_sent(gate: Gate) -> None:
     assert got.headers["x-headrace-warnings"] == "guard: the request has 1 email in it"
     assert got.json["choices"][0]["message"]["content"] == f"echo: {EMAIL}"
     assert gate.provider.requests[0].body == asked.replace(b'"noted"', b'"m"')
+
+
+@both
+def test_an_answer_that_starts_anew(gate: Gate, dialect: str) -> None:
+    """With `mid_stream = "restart"` the beginning of a placeholder in the first answer is not joined with the second."""
+    gate.provider.script(
+        CutStream(after=2, answer=Answer(chunks=["void [EMA", "IL_", "1]"])), Answer("[EMAIL_1] it is")
+    )
+    asked = {
+        "model": "anew",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": EMAIL}],
+        "stream": True,
+    }
+    got = gate.post(dialect, json.dumps(asked).encode())
+    text = got.body.decode()
+    before, marker, after = text.partition("restart")
+    assert marker and "void [EMA" in before and EMAIL not in before
+    assert EMAIL in after.replace("\\u0027", "'") and "[EMAIL_1]" not in text
 
 
 def test_a_stream_that_breaks_says_all_it_had(gate: Gate) -> None:
