@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -129,3 +130,18 @@ def test_below_a_guard_the_same_words_about_others_are_another_question(tmp_path
             assert said == how and who.encode() in body, (who, said)
         assert len(provider.requests) == 2
         assert not any(b"@" in json.dumps(request.json).encode() for request in provider.requests)
+
+
+def test_a_stream_from_the_cache_has_its_usage(tmp_path: Path) -> None:
+    """As the model's stream had: OpenAI's last chunk where it was asked for, Anthropic's delta."""
+    with FakeProvider() as provider, gated(provider, tmp_path, config(provider, more=ROUTE)) as gate:
+        for dialect, more, mark in (
+            ("openai", {"stream_options": {"include_usage": True}}, b'"prompt_tokens":'),
+            ("anthropic", {}, b'"output_tokens":'),
+        ):
+            provider.reply("It is void.")
+            body = ask(dialect, "kept", "What is an annulment?", stream=True, **more)
+            first, second = gate.post(dialect, body), gate.post(dialect, body)
+            assert [one.headers["x-headrace-cache"] for one in (first, second)] == ["miss", "hit-exact"]
+            counts = [re.findall(re.escape(mark) + rb"\s*(\d+)", one.body) for one in (first, second)]
+            assert counts[0] and counts[0][-1] == counts[1][-1] != b"0", counts

@@ -37,6 +37,9 @@ JITTER = 0.1
 LONGEST_FLIGHT_S = 3_600.0
 """How long an answer may be on its way while a purge is remembered for it."""
 
+RENEWED = 5_000
+"""Entries whose vectors are made again at a start with another encoder: a second's work."""
+
 Landed: TypeAlias = Callable[[Request, list[Batch]], None]
 
 _REPLY_IDS = {"openai-chat": "chatcmpl-", "anthropic": "msg_"}
@@ -383,19 +386,22 @@ class Cache:
             self.failed("encoding a question")
 
     def restore(self, entries: list[Entry]) -> None:
-        """Put entries that were kept back on the shelf; vectors of another encoder are made again."""
+        """Put entries that were kept, the oldest first, back on the shelf. Vectors of another encoder are made again for the newest
+        `RENEWED`; older ones are found by their words alone until they end, so that a new version starts as fast as the old one."""
+        left = RENEWED
+        for entry in reversed(entries):
+            if entry.vector and (self.likeness is None or entry.encoder != self.likeness.version):
+                entry.vector = b""
+                if left:
+                    left -= 1
+                    self._renew(entry)
         for entry in entries:
-            self._renew(entry)
             self.shelf.put(entry)
 
     def _renew(self, entry: Entry) -> None:
-        likeness = self.likeness
-        if not entry.vector or (likeness is not None and entry.encoder == likeness.version):
-            return
-        entry.vector = b""
         try:
-            if likeness is not None and entry.text is not None:
-                likeness.prepare(entry)
+            if self.likeness is not None and entry.text is not None:
+                self.likeness.prepare(entry)
         except Exception:  # noqa: BLE001  (found by its words then)
             self.failed("encoding a question")
 
