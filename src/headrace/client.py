@@ -110,10 +110,17 @@ class AsyncClient:
         self._judges = dict(judges or {})
         self._engine: Engine | None = None
         self._embedder: Embedder | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def engine(self) -> Engine:
-        """The engine, built at first use. Raises `ConfigError` when the configuration is not usable."""
+        """The engine, built at first use.
+
+        Raises:
+            ConfigError: The configuration is not usable.
+            RuntimeError: The client was used on another event loop before.
+        """
+        self._stay()
         if self._engine is None:
             if self._settings is None:
                 from headrace import config
@@ -121,6 +128,20 @@ class AsyncClient:
                 self._settings = config.load()
             self._engine = Engine(self._settings, judges=self._judges)
         return self._engine
+
+    def _stay(self) -> None:
+        """Connections live on the loop that made them."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # somebody looks at it from outside
+            return
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError(
+                "this AsyncClient belongs to another event loop: make one inside each asyncio.run, or use headrace.Client, which works "
+                "everywhere"
+            )
 
     async def __aenter__(self) -> Self:
         return self
