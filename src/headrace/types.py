@@ -252,7 +252,8 @@ class Usage(Struct, frozen=True, kw_only=True):
 
     `input_tokens` counts all of the input, cached or not; `cache_read_tokens` and `cache_write_tokens` are the parts of it
     that were read from or written to the provider's prompt cache (`cache_write_1h_tokens` the part of the writes kept for an
-    hour). `output_tokens` counts all of the output; `reasoning_tokens` is the part of it that was thinking.
+    hour). `output_tokens` counts all of the output; `reasoning_tokens` is the part of it that was thinking,
+    `image_tokens` the part that was images.
     """
 
     input_tokens: int = 0
@@ -261,6 +262,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
     reasoning_tokens: int = 0
+    image_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -59,15 +59,17 @@ def test_the_smallest_limit_holds(
         cache_write=maybe_price,
         cache_write_1h=maybe_price,
         reasoning=maybe_price,
+        image=maybe_price,
     ),
     above=st.none() | st.integers(0, 50),
     parts=st.lists(st.integers(0, 10), min_size=4, max_size=4),
     said=st.integers(0, 40),
     thought=st.integers(0, 40),
+    drawn=st.integers(0, 40),
     hint=st.booleans(),
 )
 def test_no_bill_within_the_limits_is_above_the_bound(
-    prices: Prices, above: int | None, parts: list[int], said: int, thought: int, hint: bool
+    prices: Prices, above: int | None, parts: list[int], said: int, thought: int, drawn: int, hint: bool
 ) -> None:
     """Input read, written and fresh in any mixture up to the bound, any output up to the limit, in any tier that is dearer."""
     fresh, read, minutes, hour = parts if hint else [*parts[:3], 0]
@@ -82,10 +84,13 @@ def test_no_bill_within_the_limits_is_above_the_bound(
         cache_read_tokens=read,
         cache_write_tokens=minutes + hour,
         cache_write_1h_tokens=hour,
-        output_tokens=said + thought,
+        output_tokens=said + thought + drawn,
         reasoning_tokens=thought,
+        image_tokens=drawn,
     )
-    worst = worst_case(model, Body(chat=chat(ttl="1h" if hint else None)), usage.input_tokens, said + thought)
+    worst = worst_case(
+        model, Body(chat=chat(ttl="1h" if hint else None)), usage.input_tokens, usage.output_tokens
+    )
     billed = model.cost(usage)
     assert worst.cost is not None and billed is not None
     assert billed <= worst.cost

@@ -24,6 +24,7 @@ def models(draw: st.DrawFn, *, tiers: bool = True) -> Model:
         cache_write=draw(MAYBE),
         cache_write_1h=draw(MAYBE),
         reasoning=draw(MAYBE),
+        image=draw(MAYBE),
     )
     rising: list[Tier] = []
     if tiers and draw(st.booleans()):
@@ -42,14 +43,15 @@ def models(draw: st.DrawFn, *, tiers: bool = True) -> Model:
 def usages(draw: st.DrawFn) -> Usage:
     """Usage whose counts agree with one another."""
     fresh, read, minutes, hour = draw(TOKENS), draw(TOKENS), draw(TOKENS), draw(TOKENS)
-    said, thinking = draw(TOKENS), draw(TOKENS)
+    said, thinking, drawn = draw(TOKENS), draw(TOKENS), draw(TOKENS)
     return Usage(
         input_tokens=fresh + read + minutes + hour,
         cache_read_tokens=read,
         cache_write_tokens=minutes + hour,
         cache_write_1h_tokens=hour,
-        output_tokens=said + thinking,
+        output_tokens=said + thinking + drawn,
         reasoning_tokens=thinking,
+        image_tokens=drawn,
     )
 
 
@@ -67,8 +69,9 @@ def reference(model: Model, usage: Usage) -> Fraction:
         "cache_read": usage.cache_read_tokens,
         "cache_write": usage.cache_write_tokens - hour,
         "cache_write_1h": hour,
-        "output": usage.output_tokens - usage.reasoning_tokens,
+        "output": usage.output_tokens - usage.reasoning_tokens - usage.image_tokens,
         "reasoning": usage.reasoning_tokens,
+        "image": usage.image_tokens,
     }
     write = rate["input"] if rate["cache_write"] is None else rate["cache_write"]
     default = {
@@ -76,6 +79,7 @@ def reference(model: Model, usage: Usage) -> Fraction:
         "cache_write": rate["input"],
         "cache_write_1h": max(write, 2 * rate["input"]),
         "reasoning": rate["output"],
+        "image": rate["output"],
     }
     total = sum(n * (default[k] if rate[k] is None else rate[k]) for k, n in tokens.items())
     return Fraction(total, 1_000_000)
@@ -134,6 +138,7 @@ def test_a_price_below_a_nano_dollar_a_token_is_not_lost() -> None:
         (Usage(input_tokens=1_000, cache_write_tokens=1_000), 3_000_000),
         (Usage(input_tokens=1_000, cache_write_tokens=1_000, cache_write_1h_tokens=1_000), 6_000_000),
         (Usage(output_tokens=1_000, reasoning_tokens=1_000), 15_000_000),
+        (Usage(output_tokens=1_000, image_tokens=1_000), 15_000_000),
     ],
 )
 def test_a_kind_without_a_price_falls_back_and_is_never_free(usage: Usage, nano: int) -> None:

@@ -191,6 +191,25 @@ BY_HAND: list[tuple[str, str, str, dict[str, Any], str, int]] = [
 ]
 
 
+def test_images_that_are_put_out_have_a_price_of_their_own() -> None:
+    """From the provider's `image_tokens`, whole, streamed and told again; within the output, and at the price of output without one."""
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 1_310,
+        "total_tokens": 1_320,
+        "completion_tokens_details": {"reasoning_tokens": 10, "image_tokens": 1_290},
+    }
+    prices = {"input_usd_per_mtok": "0.3", "output_usd_per_mtok": "2.5"}
+    own = Catalog.from_settings({"a/draws": prices | {"image_usd_per_mtok": "30"}, "a/writes": prices})
+    whole = by_name(OPENAI).decode_reply(answer(OPENAI, "draws", usage))
+    pieces = streamed(OPENAI, stream(OPENAI, "draws", usage))
+    again = by_name(OPENAI).decode_reply(by_name(OPENAI).encode_reply(whole, []))
+    assert whole.usage is not None and whole.usage.image_tokens == 1_290
+    assert whole.usage == pieces.usage == again.usage
+    assert own.cost("a", "draws", whole.usage) == 10 * 300 + 20 * 2_500 + 1_290 * 30_000
+    assert own.cost("a", "writes", whole.usage) == 10 * 300 + 1_310 * 2_500
+
+
 def answer(dialect: str, model: str, usage: dict[str, Any]) -> bytes:
     """A whole answer with that usage."""
     if dialect == ANTHROPIC:
@@ -396,6 +415,7 @@ def without_hour(usage: Usage) -> Usage:
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         reasoning_tokens=usage.reasoning_tokens,
+        image_tokens=usage.image_tokens,
     )
 
 

@@ -31,6 +31,7 @@ def attempt(number: int = 1, **more: Any) -> Attempt:
                 cache_write_tokens=10,
                 cache_write_1h_tokens=4,
                 reasoning_tokens=7,
+                image_tokens=3,
             ),
             "cost": 1_230_000,
             **more,
@@ -105,7 +106,8 @@ def test_a_request_comes_back_as_it_went_in(with_store: Any) -> None:
             "stop",
         )
         assert (two.input_tokens, two.output_tokens, two.cache_read_tokens) == (100, 20, 30)
-        assert (two.cache_write_tokens, two.cache_write_1h_tokens, two.reasoning_tokens) == (10, 4, 7)
+        assert (two.cache_write_tokens, two.cache_write_1h_tokens) == (10, 4)
+        assert (two.reasoning_tokens, two.image_tokens, one.image_tokens) == (7, 3, None)
         assert (two.cost_nano, two.wasted_nano, two.outcome, two.first_content_s) == (1_230_000, 0, "ok", 0.5)
         assert (two.key_id, two.tenant, two.user, two.team, two.route) == ("k1", "acme", "u", "t", "smart")
         assert two.tags == found.tags

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from headrace.config.problem import Report
 from headrace.config.table import Table
 
-PRICE_KINDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
+PRICE_KINDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning", "image")
 """Each is a key `<kind>_usd_per_mtok`. With the two below, the members of `headrace.prices.ModelOverride`; a test compares them."""
 
 

@@ -119,6 +119,7 @@ def request_report(stored: StoredRequest) -> dict[str, Any]:
                 "cache_read": row.cache_read_tokens,
                 "cache_write": row.cache_write_tokens,
                 "reasoning": row.reasoning_tokens,
+                "image": row.image_tokens,
             },
             "cost_usd": format_usd(row.cost_nano),
             "wasted_usd": format_usd(row.wasted_nano),

@@ -160,6 +160,7 @@ class Metrics:
             self._count(target, "cache_read", usage.cache_read_tokens)
             self._count(target, "cache_write", usage.cache_write_tokens)
             self._count(target, "reasoning", usage.reasoning_tokens)
+            self._count(target, "image", usage.image_tokens)
         if attempt.cost is None:
             self._child(self._unpriced, target).inc()
         elif attempt.cost:

@@ -6,8 +6,8 @@ of tokens times price over all kinds, divided **once** by a million and rounded 
 the provider charges, by at most one nano-dollar, and what has a price never costs 0. The same usage costs the same
 to the last digit, streamed or buffered.
 
-An unknown price is None, never 0. Only tokens are priced: fees by the search, image or call are not, and audio tokens are not
-counted apart by `Usage`, so models that speak have no price here.
+An unknown price is None, never 0. Only tokens are priced: fees by the search or the call are not. Audio tokens are not counted
+apart by `Usage`, so models that speak have no price here, and neither have those that draw, unless the configuration gives one.
 
 The figures are in `data/<provider>.json`, written by `scripts/build_catalog.py` from three published price lists, with the
 date, the sources and where they disagree. A file is read when its provider is first asked for, never at import.

@@ -23,8 +23,8 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Where a kind has no price of its own: a cached read costs as `input` (an upper bound, a read is never dearer); a cache
     write as `input` (providers that charge extra for writes publish it); a write kept for an hour twice `input`, or as
-    `cache_write` if that is more (Anthropic, who alone sells it, charges twice the input of every model); reasoning as
-    `output`.
+    `cache_write` if that is more (Anthropic, who alone sells it, charges twice the input of every model); reasoning and images that
+    are put out as `output`. Images that are put in cost as `input`, as their providers count them.
     """
 
     input: int
@@ -33,6 +33,7 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_write: int | None = None
     cache_write_1h: int | None = None
     reasoning: int | None = None
+    image: int | None = None
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,6 +49,7 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_write: int | None = None
     cache_write_1h: int | None = None
     reasoning: int | None = None
+    image: int | None = None
 
 
 class Dated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -113,6 +115,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 cache_write=prices.cache_write if tier.cache_write is None else tier.cache_write,
                 cache_write_1h=prices.cache_write_1h if tier.cache_write_1h is None else tier.cache_write_1h,
                 reasoning=prices.reasoning if tier.reasoning is None else tier.reasoning,
+                image=prices.image if tier.image is None else tier.image,
             )
         return prices
 
@@ -127,7 +130,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         minutes = max(0, usage.cache_write_tokens - hour)
         fresh = max(0, usage.input_tokens - read - hour - minutes)
         thinking = max(0, usage.reasoning_tokens)
-        said = max(0, usage.output_tokens - thinking)
+        drawn = max(0, usage.image_tokens)
+        said = max(0, usage.output_tokens - thinking - drawn)
         prices = self.prices_at(fresh + read + hour + minutes)
         if prices is None:
             return None
@@ -142,11 +146,13 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             )
         if thinking:
             total += thinking * (prices.output if prices.reasoning is None else prices.reasoning)
+        if drawn:
+            total += drawn * (prices.output if prices.image is None else prices.image)
         return -(-total // MILLION)
 
     def at_most(self, input_tokens: int, output_tokens: int, *, hour: bool = True) -> Nanodollars | None:
         """The most that so many tokens can cost, whatever of the input is read from or written to a cache (for an `hour`, or not) and
-        whatever of the output is thinking; None if the price is unknown."""
+        whatever of the output is thinking or images; None if the price is unknown."""
         prices = self.prices_at(input_tokens)
         if prices is None:
             return None
@@ -155,7 +161,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if hour:
             kept = prices.cache_write_1h
             dearest = max(dearest, max(write, 2 * prices.input) if kept is None else kept)
-        output = max(prices.output, prices.reasoning or 0)
+        output = max(prices.output, prices.reasoning or 0, prices.image or 0)
         return -(-(input_tokens * dearest + output_tokens * output) // MILLION)
 
 
@@ -173,6 +179,7 @@ class PriceOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     cache_write_usd_per_mtok: str | None = None
     cache_write_1h_usd_per_mtok: str | None = None
     reasoning_usd_per_mtok: str | None = None
+    image_usd_per_mtok: str | None = None
 
     def prices(self, where: str) -> Prices | None:
         """The prices, or None if it gives none.
@@ -187,6 +194,7 @@ class PriceOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "cache_write": self.cache_write_usd_per_mtok,
             "cache_write_1h": self.cache_write_1h_usd_per_mtok,
             "reasoning": self.reasoning_usd_per_mtok,
+            "image": self.image_usd_per_mtok,
         }
         read = {
             kind: _nano_per_million(value, f"{where}.{kind}_usd_per_mtok")

@@ -16,6 +16,7 @@ _ATTEMPT_COLUMNS = AttemptRow.__struct_fields__
 _CALL_COLUMNS = StoredRequest.__struct_fields__[:-1]
 _STREAM = _CALL_COLUMNS.index("stream")
 _ESTIMATED = _ATTEMPT_COLUMNS.index("estimated")
+_TAGS = _ATTEMPT_COLUMNS.index("tags")
 
 
 def insert_into(table: str, columns: Sequence[str]) -> str:
@@ -130,8 +131,9 @@ def _tags(text: str | None) -> dict[str, str]:
 
 
 def _attempt_values(row: AttemptRow) -> tuple[Any, ...]:
-    *values, tags = msgspec.structs.astuple(row)
-    return *values, to_json(tags)
+    values = list(msgspec.structs.astuple(row))
+    values[_TAGS] = to_json(values[_TAGS])
+    return tuple(values)
 
 
 def _request_values(row: StoredRequest) -> tuple[Any, ...]:
@@ -140,9 +142,10 @@ def _request_values(row: StoredRequest) -> tuple[Any, ...]:
 
 
 def _attempt(row: tuple[Any, ...]) -> AttemptRow:
-    *values, tags = row
+    values = list(row)
     values[_ESTIMATED] = bool(values[_ESTIMATED])
-    return AttemptRow(*(*values, _tags(tags)))
+    values[_TAGS] = _tags(values[_TAGS])
+    return AttemptRow(*values)
 
 
 def _request(row: tuple[Any, ...]) -> StoredRequest:

@@ -68,6 +68,7 @@ class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
     team: str | None
     route: str
     tags: dict[str, str]
+    image_tokens: int | None = None
 
     @property
     def target(self) -> str:
@@ -228,6 +229,7 @@ def attempt_row(call: Call, attempt: Attempt) -> AttemptRow:
         call.team,
         call.route,
         dict(call.tags) if call.tags else _NO_TAGS,
+        None if usage is None else usage.image_tokens,
     )
 
 

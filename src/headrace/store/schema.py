@@ -179,6 +179,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (conversation, place)
         ) WITHOUT ROWID""",
     ),
+    ("ALTER TABLE attempts ADD COLUMN image_tokens INTEGER",),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 

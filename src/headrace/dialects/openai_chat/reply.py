@@ -74,6 +74,7 @@ class _PromptDetails(Struct):
 
 class _CompletionDetails(Struct):
     reasoning_tokens: int | None = None
+    image_tokens: int | None = None
 
 
 class _Usage(Struct):
@@ -87,8 +88,8 @@ class _Usage(Struct):
     def typed(self) -> Usage:
         prompt, completion = self.prompt_tokens or 0, self.completion_tokens or 0
         inside = self.prompt_tokens_details or _PromptDetails()
-        thought = self.completion_tokens_details
-        reasoning = 0 if thought is None else thought.reasoning_tokens or 0
+        outside = self.completion_tokens_details or _CompletionDetails()
+        reasoning = outside.reasoning_tokens or 0
         # xAI counts thinking beside the completion, Gemini in the total only. The total proves both.
         beside = (self.total_tokens or 0) - prompt - completion
         if beside > 0 and reasoning in (0, beside):
@@ -102,6 +103,7 @@ class _Usage(Struct):
             cache_read_tokens=read,
             cache_write_tokens=min(inside.cache_write_tokens or 0, prompt - read),
             reasoning_tokens=reasoning,
+            image_tokens=min(outside.image_tokens or 0, max(0, completion - reasoning)),
         )
 
 
@@ -187,6 +189,9 @@ def is_error(error: Raw | None, kind: Raw | None = None) -> bool:
 
 
 def encode_usage(usage: Usage, own: Members) -> dict[str, Any]:
+    outside: dict[str, int] = {"reasoning_tokens": usage.reasoning_tokens}
+    if usage.image_tokens:
+        outside["image_tokens"] = usage.image_tokens
     inside: dict[str, int] = {"cached_tokens": usage.cache_read_tokens}
     if usage.cache_write_tokens:
         inside["cache_write_tokens"] = usage.cache_write_tokens
@@ -195,7 +200,7 @@ def encode_usage(usage: Usage, own: Members) -> dict[str, Any]:
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": inside,
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "completion_tokens_details": outside,
     }
     return merge(known, own, "usage")
 
