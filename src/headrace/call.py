@@ -170,7 +170,7 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Call(msgspec.Struct, kw_only=True):
-    """One logical call. `purpose` is `answer`, or why Headrace itself asks (`summary`, `judge`, `audit`, `reask`, `guard`)."""
+    """One logical call. `guarded` counts what a guard did, by deed (`redact`, `flag`, `block`) and kind (`email`, `injection`, ...). `purpose` is `answer`, or why Headrace itself asks (`summary`, `judge`, `audit`, `reask`, `guard`)."""
 
     id: str
     started_at: float
@@ -189,6 +189,7 @@ class Call(msgspec.Struct, kw_only=True):
     cached: Cached | None = None
     attempts: list[Attempt] = []
     warnings: list[str] = []
+    guarded: dict[tuple[str, str], int] = {}
     plan: object | None = None
     status: int | None = None
     duration_s: float | None = None

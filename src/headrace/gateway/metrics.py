@@ -106,6 +106,12 @@ class Metrics:
             ["route"],
             registry=registry,
         )
+        self._guarded = Counter(
+            "headrace_guard_findings",
+            "What guards found, by what they did about it and its kind",
+            ["route", "action", "kind"],
+            registry=registry,
+        )
         Gauge("headrace_inflight", "Answers under way", registry=registry).set_function(busy)
         Gauge(
             "headrace_ledger_dropped", "Ledger rows that could not be written", registry=registry
@@ -137,6 +143,8 @@ class Metrics:
         route = self._bounded(call.route or "none")
         self._child(self._requests, route, str(call.status)).inc()
         self._child(self._duration, route).observe(call.duration_s or 0.0)
+        for (action, kind), number in call.guarded.items():
+            self._child(self._guarded, route, action, kind).inc(number)
         cached = call.cached
         if cached is not None:
             self._child(self._cache, route, cached.tier or call.cache).inc()

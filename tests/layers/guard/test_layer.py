@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gateway.gate import KEY, PAIRS, Gate, clock, config, gated
+from tests.gateway.gate import ADMIN, KEY, PAIRS, Gate, clock, config, gated
 
 import headrace
 from headrace import AsyncClient, RequestBlocked, load
-from headrace.guards import Finding, Redactor
-from headrace.layers.guard.layer import REMEMBERED, Known
-from headrace.testing import Answer, CutStream, FakeProvider, Received
+from headrace.dialects import by_name
+from headrace.guards import Finding, Judgement, Redactor
+from headrace.handler import Body, GuardPolicy, Request
+from headrace.layers.guard import Guard
+from headrace.layers.guard.layer import PART, REMEMBERED, Known
+from headrace.testing import Answer, CutStream, FakeProvider, ManualClock, Received
 
 EMAIL, CARD, NOTE = "ann.o'neil@example.com", "4111 1111 1111 1111", 'EMP-"7"'
 VALUES = (EMAIL, CARD, "EMP-", "o'neil")
@@ -391,6 +394,38 @@ def test_where_values_are_is_remembered_without_them() -> None:
     assert len(known._found) == REMEMBERED
 
 
+def test_a_large_request_gives_others_their_turns() -> None:
+    """It is looked through in parts; what was found is the same as at once."""
+    turns = [f"turn {number} of {EMAIL} " + "and so on " * 400 for number in range(20)]
+    asked = {"model": "m", "messages": [{"role": "user", "content": turn} for turn in turns]}
+    body = Body(wire=json.dumps(asked).encode(), dialect=by_name("openai-chat"))
+    policy, manual = GuardPolicy(redact=("email",)), ManualClock()
+    slept: list[float] = []
+
+    class Noting(ManualClock):
+        async def sleep(self, seconds: float) -> None:
+            slept.append(seconds)
+
+    async def nobody(name: str, side: str, text: str, request: Request) -> Judgement:
+        raise AssertionError(name)
+
+    guard, at_once = Guard(Noting(), {}, nobody), Guard(manual, {}, nobody)
+    asyncio.run(guard._search(body, policy))
+    assert PART == 16_384 and slept == [0.0] * 4  # after every fifth of the 20 turns of 4 kB
+    assert guard.redacted(body, policy)[0].wire == at_once.redacted(body, policy)[0].wire
+
+
+def test_what_was_done_is_counted(gate: Gate) -> None:
+    """By route, deed and kind, for whoever watches many routes."""
+    for model in ("to-openai", "strict", "noted"):
+        gate.post(
+            "openai", json.dumps({"model": model, "messages": [{"role": "user", "content": EMAIL}]}).encode()
+        )
+    text = gate.http("GET", "/metrics", key=ADMIN).body.decode()
+    for action, route in (("redact", "to-openai"), ("block", "strict"), ("flag", "noted")):
+        assert f'headrace_guard_findings_total{{action="{action}",kind="email",route="{route}"}}' in text
+
+
 def test_values_reach_neither_log_nor_store(
     gate: Gate, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -400,7 +435,7 @@ def test_values_reach_neither_log_nor_store(
     got = gate.post("openai", body("openai", "to-openai"))
     assert got.headers["x-headrace-warnings"] == "guard: redacted 1 email, 1 card, 1 staff"
     report = gate.report(got.headers["x-request-id"])
-    admin = gate.http("GET", "/metrics", key=None).body
+    admin = gate.http("GET", "/metrics", key=ADMIN).body
     kept = b"".join(path.read_bytes() for path in gate.folder.glob("headrace.db*"))
     for value in VALUES:
         assert value not in caplog.text and value not in json.dumps(report)

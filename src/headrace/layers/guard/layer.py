@@ -47,6 +47,10 @@ WORTH_IT = 200
 """Characters from which remembering is cheaper than looking again."""
 
 
+PART = 16_384
+"""Characters that are looked through at a time: some 8 ms (1 MB of a transcript took 0.55 s)."""
+
+
 class Known:
     """A redactor that remembers where the values of a text are, since a conversation is sent again with every turn. Kept are places and
     kinds under a keyed hash of the text: no text and no value."""
@@ -94,6 +98,7 @@ class Guard:
             policy = request.route.guard
             if policy is None or request.call.purpose != "answer":
                 return await inner(request)
+            await self._search(request.body, policy)
             body, values = self.redacted(request.body, policy, request.call)
             if policy.injections != "off":
                 _look_for_injections(body, policy, request.call)
@@ -155,12 +160,31 @@ class Guard:
                 return
             judgement = Judgement(False, f"the judge gave no opinion: {kind}")
         if not judgement.safe:
+            _count(request.call, "block", "judge")
             said = f"the {side} is not let through by {name}" + (
                 f": {judgement.why}" if judgement.why else ""
             )
             if side == "request":
                 raise RequestBlocked(said, reason="judge", found=(judgement.why,))
             raise AnswerBlocked(said, reason="judge", target=str(request.call.target or ""))
+
+    def _knowledge(self, policy: GuardPolicy) -> Known:
+        known = self._known.get(policy)
+        if known is None:
+            known = self._known[policy] = Known(Redactor(policy.redact, dict(policy.patterns)))
+        return known
+
+    async def _search(self, body: Body, policy: GuardPolicy) -> None:
+        """Look through a large body in parts, so that other requests get their turns; what was found is remembered."""
+        if body.wire is None or len(body.wire) < PART or not (policy.redact or policy.patterns):
+            return
+        known, seen = self._knowledge(policy), 0
+        for text in _texts(body)[0]:
+            known.find(text)
+            seen += len(text)
+            if seen >= PART:
+                seen = 0
+                await self._clock.sleep(0.0)
 
     def redacted(self, body: Body, policy: GuardPolicy, call: Call | None = None) -> tuple[Body, Values]:
         """`body` as it may leave, and what its placeholders stand for. What was done is named on `call`, in numbers.
@@ -171,34 +195,16 @@ class Guard:
         """
         if not policy.redact and not policy.patterns:
             return body, {}
-        known = self._known.get(policy)
-        if known is None:
-            known = self._known[policy] = Known(Redactor(policy.redact, dict(policy.patterns)))
-        texts: list[str] = []
-        own: list[str] = []
-
-        def read(text: str, name: str) -> str:
-            own.append(text)
-            return think(text, name)
-
-        def think(text: str, name: str) -> str:
-            texts.append(text)
-            if name:
-                texts.append(f"{name}: {text}")  # what a number is, or a word, may be said by its name alone
-            elif "\\" in text and text.lstrip()[:1] in ("{", "["):
-                in_json(text, inside)
-            return text
-
-        def inside(text: str, name: str) -> str:
-            texts.append(text)
-            return text
-
-        change_body(body, read, think)
+        known = self._knowledge(policy)
+        texts, own = _texts(body)
         values = known.redactor.values(texts, own, known.find)
         if not values:
             return body, {}
         kinds = Counter(name[1 : name.rindex("_")].lower() for name in values)
         said = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        if call is not None:
+            for kind, count in kinds.items():
+                _count(call, policy.action, kind, count)
         if policy.action == "block":
             raise RequestBlocked(
                 f"the request has {said} in it, which this route does not let pass: leave it out",
@@ -219,6 +225,35 @@ class Guard:
         return change_body(body, lambda text, _: exchange(text)), values
 
 
+def _texts(body: Body) -> tuple[list[str], list[str]]:
+    """The texts in which values are looked for, and those of them whose placeholders are the caller's own."""
+    texts: list[str] = []
+    own: list[str] = []
+
+    def read(text: str, name: str) -> str:
+        own.append(text)
+        return think(text, name)
+
+    def think(text: str, name: str) -> str:
+        texts.append(text)
+        if name:
+            texts.append(f"{name}: {text}")  # what a number is, or a word, may be said by its name alone
+        elif "\\" in text and text.lstrip()[:1] in ("{", "["):
+            in_json(text, inside)
+        return text
+
+    def inside(text: str, name: str) -> str:
+        texts.append(text)
+        return text
+
+    change_body(body, read, think)
+    return texts, own
+
+
+def _count(call: Call, action: str, kind: str, number: int = 1) -> None:
+    call.guarded[action, kind] = call.guarded.get((action, kind), 0) + number
+
+
 def _look_for_injections(body: Body, policy: GuardPolicy, call: Call) -> None:
     """Raises `RequestBlocked` where text from outside speaks to the model and the policy blocks it; else it is named."""
     for place, text in _from_outside(body.chat):
@@ -226,6 +261,7 @@ def _look_for_injections(body: Body, policy: GuardPolicy, call: Call) -> None:
         if not reasons:
             continue
         said = f"{place} speaks to the model ({', '.join(reasons)})"
+        _count(call, policy.injections, "injection")
         if policy.injections == "block":
             raise RequestBlocked(
                 f"{said}, which this route does not let pass: leave it out", reason="injection", found=reasons
@@ -263,6 +299,7 @@ def _last_words(body: Body) -> str:
 
 def _found(rules: AnswerPolicy, call: Call) -> Callable[[Violation], None]:
     def tell(violation: Violation) -> None:
+        _count(call, rules.action, violation.reason)
         if rules.action == "flag":
             call.warn(f"guard: the answer has {violation.said}")
             return
