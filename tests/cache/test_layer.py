@@ -178,6 +178,20 @@ def test_a_hit_across_dialects_does_not_happen() -> None:
         ({"logprobs": True}, "more than text"),
         ({"messages": [{"role": "user", "content": "Where is my order?"}]}, "personal"),
         (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "text", "text": "Hello."},
+                            {"type": "text", "text": "Where is my order?"},
+                        ],
+                    }
+                ]
+            },
+            "personal",
+        ),
+        (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "content beside text",
         ),

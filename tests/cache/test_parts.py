@@ -229,6 +229,9 @@ def test_asks_that_are_personal_volatile_or_elliptic() -> None:
     assert not is_personal("how do I activate my card")
     assert is_volatile("what is the weather like")
     assert not is_volatile("what is a tort")
+    quoted = "A long report. " * 500
+    assert is_volatile(f"{quoted} What is new today?") and is_personal(f"Where is my order? {quoted}")
+    assert not is_volatile(f"Sum this up. {quoted} It rained today. {quoted}")
     assert is_elliptic("and tomorrow?")
     assert not is_elliptic("how do I activate a new card")
 

@@ -93,6 +93,23 @@ def test_an_answer_with_placeholders_of_its_own_is_not_kept() -> None:
     run(main(), house.clock)
 
 
+def test_a_turn_of_several_texts_has_its_values_out_of_the_entry_too() -> None:
+    """It is found by the same request alone; its answer is kept with placeholders all the same."""
+    house = House()
+    content = [{"type": "text", "text": "A question."}, {"type": "text", "text": asks(ANN)}]
+    messages = [{"role": "user", "content": content}]
+
+    async def main() -> None:
+        house.provider.script(answer(f"Yes, {ANN} is."))
+        await house.ask(messages=messages)
+        (entry,) = house.cache.shelf
+        assert entry.text is None and ANN.encode() not in msgspec.json.encode(entry)
+        reply, call = await house.ask(messages=messages)
+        assert (reply.text, call.cache) == (f"Yes, {ANN} is.", "hit-exact")
+
+    run(main(), house.clock)
+
+
 def test_a_document_is_matched_as_a_whole_only() -> None:
     """A last turn of 100,000 characters is not looked through: no text is kept, the same request is still answered."""
     house = House()
