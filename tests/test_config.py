@@ -209,6 +209,8 @@ DESIGN = """
 [providers.vllm]
 dialect = "openai-chat"
 base_url = "http://127.0.0.1:8001/v1"
+[deployments.second]
+target = "openai/gpt-5"
 
 [routes.smart]
 deadline = "60s"
@@ -919,6 +921,7 @@ def test_every_key_is_documented(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     load(folder, DESIGN, ENVIRON)
     assert set(known) == {
         "providers",
+        "deployments",
         "routes",
         "keys",
         "gateway",

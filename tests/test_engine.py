@@ -55,6 +55,7 @@ def test_the_order_of_the_default_stack() -> None:
         "context",
         "retry",
         "ledger",
+        "balance",
         "breaker",
         "reserve",
         "hold",

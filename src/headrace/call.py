@@ -39,7 +39,7 @@ class Attempt(msgspec.Struct, kw_only=True):
 
     Times are seconds; `started_at` on the clock's monotonic scale, `started_wall` since 1970; `waited_s` is the wait before
     the attempt, `first_content_s` and `duration_s` count from its start. `breaker` is the state of the target's circuit when it
-    was asked, `used_up_s` how long its headers say that nothing is left, `note` our own reason for what was done (`retry budget
+    was asked, `deployment` the name of the place of the target that was, where there are several, `used_up_s` how long its headers say that nothing is left, `note` our own reason for what was done (`retry budget
     spent`). Costs are nano-dollars, None while unknown;
     `wasted` is the part of `cost` that bought nothing the caller received; `estimated` marks a cost that is an upper bound, since
     the provider may have charged for tokens that it did not report. `last_content_at` is on the monotonic scale, moved on
@@ -68,6 +68,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     reading: bool = True
     error: ProviderError | None = None
     breaker: str | None = None
+    deployment: str | None = None
     used_up_s: float | None = None
     note: str | None = None
     duration_s: float | None = None

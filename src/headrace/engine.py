@@ -40,6 +40,7 @@ from headrace.handler import (
     collect,
     stack,
 )
+from headrace.layers.balance import Balance
 from headrace.layers.breaker import Breaker
 from headrace.layers.cascade import Cascade
 from headrace.layers.choose import Choose
@@ -59,7 +60,7 @@ from headrace.prices import Catalog, Model
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
 from headrace.providers.upstream import Endpoint, Upstream
 from headrace.store import MemoryStore, Store
-from headrace.types import Chat, Message, Reply, Target, Text
+from headrace.types import Chat, Deployment, Message, Reply, Target, Text
 
 if TYPE_CHECKING:
     from headrace.cache.layer import Cache
@@ -132,6 +133,10 @@ LAYERS: tuple[LayerNote, ...] = (
     LayerNote("retry", "the same target again; below the cascade, so that each level has its own attempts"),
     LayerNote("ledger", "one row an attempt, priced at its real end, whatever the layers above make of it"),
     LayerNote(
+        "balance",
+        "picks a deployment of the target; below retry, so that a retry may pick another, above the breaker, which counts each",
+    ),
+    LayerNote(
         "breaker",
         "counts every attempt's end, streams at their real end; below retry, so that each attempt asks",
     ),
@@ -198,6 +203,7 @@ class Engine:
         libraries = self._libraries()
         packs = any(route.context is not None for route in settings.routes.values())
         self.context = Context(self.limits, libraries, self.aside, shipped() if packs else None)
+        balance = Balance(self._deployments(), self.breaker.shut, random)
         layers: dict[str, Layer] = {
             "trace": self.trace,
             "deadline": Deadline(self.clock),
@@ -210,9 +216,10 @@ class Engine:
             "cascade": Cascade(self.clock, self._misfit, self._translated, self.store.record_attempt),
             "output": Output(self.clock, self._means),
             "context": self.context,
-            "retry": Retry(self.clock, random),
+            "retry": Retry(self.clock, random, elsewhere=balance.elsewhere),
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
             "reserve": Reserve(self.clock, self.catalog.model, self.store.record_start),
+            "balance": balance,
             "breaker": self.breaker,
             "hold": Hold(self.clock),
             "whole_calls": WholeCalls(self.clock),
@@ -424,12 +431,12 @@ class Engine:
 
     async def _dispatch(self, request: Request) -> Stream:
         assert request.target is not None
-        provider = request.target.provider
+        place = request.target.provider if request.deployment is None else request.deployment.name
         embeds = request.call.dialect == EMBEDDINGS
-        return await (self._embedder(provider) if embeds else self.upstream(provider))(request)
+        return await (self._embedder(place) if embeds else self.upstream(place))(request)
 
     def upstream(self, provider: str) -> Upstream:
-        """The handler for one provider of the settings, made at first use."""
+        """The handler for one provider or deployment of the settings, made at first use."""
         upstream = self._upstreams.get(provider)
         if upstream is None:
             upstream = self._upstreams[provider] = self._connect(provider)
@@ -446,10 +453,30 @@ class Engine:
     def _connect(self, provider: str) -> Upstream:
         if provider == "local":
             return self._connect_local()
-        return self._remote(provider, dialects.by_name(self.settings.providers[provider].dialect))
+        return self._remote(provider, dialects.by_name(self._reached(provider).dialect))
+
+    def _reached(self, place: str) -> ProviderSettings:
+        """How a provider or a deployment is reached."""
+        deployment = self.settings.deployments.get(place)
+        return self.settings.providers[place] if deployment is None else deployment.provider
+
+    def _deployments(self) -> dict[tuple[str, str], list[Deployment]]:
+        """The places of each target that has some."""
+        found: dict[tuple[str, str], list[Deployment]] = {}
+        for place in (settings.deployment for settings in self.settings.deployments.values()):
+            found.setdefault((place.provider, place.model), []).append(place)
+        return found
+
+    def _elsewhere(self, target: Target) -> bool:
+        """Whether a deployment of the target has a key, or needs none."""
+        return any(
+            place.provider.usable
+            for place in self.settings.deployments.values()
+            if (place.deployment.provider, place.deployment.model) == (target.provider, target.model)
+        )
 
     def _remote(self, provider: str, dialect: Dialect) -> Upstream:
-        endpoint = _endpoint(self.settings.providers[provider], dialect)
+        endpoint = _endpoint(self._reached(provider), dialect)
 
         async def fixed() -> Endpoint:
             return endpoint
@@ -507,14 +534,14 @@ class Engine:
 
     def _misfit(self, target: Target, request: Request) -> Misfit | None:
         provider = self.settings.providers.get(target.provider)
-        if provider is not None and provider.public and not provider.usable:
+        if provider is not None and provider.public and not provider.usable and not self._elsewhere(target):
             fix = f"set {provider.key_variable}" if provider.key_variable else "give it an api_key"
             said = f"no key is configured for {target.provider}: {fix}"
             return Misfit(CredentialsMissing(said, target=str(target)), certain=True)
         if request.call.dialect == EMBEDDINGS:
             return self._cannot_embed(target, request)
         model = self.limits(target.provider, target.model)
-        return None if model is None else misfit(target, request, model)
+        return None if model is None or request.call.dialect == EMBEDDINGS else misfit(target, request, model)
 
     def _cannot_embed(self, target: Target, request: Request) -> Misfit | None:
         """Only OpenAI's API has embeddings, and vectors of two models are not to be compared."""

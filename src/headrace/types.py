@@ -26,6 +26,7 @@ __all__ = [
     "Chat",
     "Complete",
     "Delta",
+    "Deployment",
     "Details",
     "Document",
     "End",
@@ -419,6 +420,21 @@ class Target(Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.provider}/{self.model}"
+
+
+class Deployment(Struct, frozen=True, kw_only=True):
+    """One place where a target is to be had: another key, account, region or server.
+
+    Attributes:
+        quota_domain: The account whose limits and money it shares with others of that name.
+        weight: Its share of new conversations, above 0, in relation to the others of its target.
+    """
+
+    name: str
+    provider: str
+    model: str
+    quota_domain: str
+    weight: float = 1.0
 
 
 class Budget(Struct, frozen=True, kw_only=True):

@@ -227,7 +227,7 @@ class Gate:
         self.provider.reset()
 
         def forget() -> None:
-            self.engine.breaker._pairs.clear()
+            self.engine.breaker._watched.clear()
             self.engine.breaker._circuits.clear()
 
         self.on_loop(forget)

@@ -557,7 +557,7 @@ def test_an_impatient_caller_opens_nothing() -> None:
 def test_what_is_kept_is_bounded() -> None:
     """Callers that name ever new models cost no more than `CIRCUITS_KEPT` circuits; open ones are not forgotten."""
     house = House()
-    house.breaker._pair(Target("a", "open"))[0].failed(0.0, OPENS_AT_ONCE, "x", probe=False)
+    house.breaker._of(Target("a", "open"), None).circuits[0].failed(0.0, OPENS_AT_ONCE, "x", probe=False)
 
     async def main() -> None:
         for number in range(CIRCUITS_KEPT + 10):
@@ -565,7 +565,7 @@ def test_what_is_kept_is_bounded() -> None:
             await house.ask(make_request(route=route, clock=house.clock))
 
     run(main(), house.clock)
-    assert len(house.breaker._pairs) <= CIRCUITS_KEPT
+    assert len(house.breaker._watched) <= CIRCUITS_KEPT
     assert house.breaker.circuit("a/open").open
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from headrace.config import LOCAL, Settings
+from headrace.config import LOCAL, DeploymentSettings, Settings
 from headrace.handler import Route
 from headrace.layers.retry import RETRY_FLOOR
 from headrace.prices import Catalog, Model
@@ -51,7 +51,8 @@ def _model(target: Target, settings: Settings, catalog: Catalog) -> Model | None
 def _models(route: Route, settings: Settings, catalog: Catalog) -> Iterator[tuple[str, str]]:
     for target in route.cascade:
         provider = settings.providers.get(target.provider)
-        if provider is not None and not provider.usable:
+        places = _places(target, settings)
+        if provider is not None and not provider.usable and not any(p.provider.usable for p in places):
             yield f"{target} has no key", f"Set {provider.key_variable or 'api_key'}, or leave it out."
         listed = catalog.models(target.provider)
         if listed and catalog.model(target.provider, target.model) is None:
@@ -117,7 +118,7 @@ def _accounts(route: Route, settings: Settings, catalog: Catalog) -> Iterator[tu
     names = [f"{target.provider}/{target.model}" for target in route.cascade]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"{name} stands in it twice", "Give it more attempts in one place instead."
-    accounts = {_account(target, settings) for target in route.cascade}
+    accounts = {account for target in route.cascade for account in _accounts_of(target, settings)}
     if len(accounts) == 1 and len(set(names)) > 1:
         yield (
             f"all its levels use one account ({route.cascade[0].provider})",
@@ -143,8 +144,18 @@ def _likeness(route: Route, settings: Settings, catalog: Catalog) -> Iterator[tu
         )
 
 
-def _account(target: Target, settings: Settings) -> tuple[str, object]:
+def _places(target: Target, settings: Settings) -> list[DeploymentSettings]:
+    return [
+        place
+        for place in settings.deployments.values()
+        if (place.deployment.provider, place.deployment.model) == (target.provider, target.model)
+    ]
+
+
+def _accounts_of(target: Target, settings: Settings) -> set[tuple[str, object]]:
     provider = settings.providers.get(target.provider)
+    if places := _places(target, settings):
+        return {(place.provider.base_url, place.provider.api_key) for place in places}
     if provider is None:
-        return target.provider, None
-    return provider.base_url, provider.api_key
+        return {(target.provider, None)}
+    return {(provider.base_url, provider.api_key)}

@@ -20,6 +20,7 @@ from headrace.config.secret import Secret
 from headrace.config.settings import (
     LOCAL,
     CacheSettings,
+    DeploymentSettings,
     GatewaySettings,
     KeySettings,
     LocalSettings,
@@ -34,6 +35,7 @@ __all__ = [
     "LOCAL",
     "MAX_DURATION_S",
     "CacheSettings",
+    "DeploymentSettings",
     "GatewaySettings",
     "KeySettings",
     "KnownProvider",

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from headrace.config.budgets import judge_budgets, read_budget_settings
 from headrace.config.cache import read_cache_settings
+from headrace.config.deployments import read_deployments
 from headrace.config.gateway import read_gateway
 from headrace.config.guard import read_guard
 from headrace.config.keys import read_keys
@@ -117,11 +118,13 @@ def _settings(found: Report, source: Path | None, data: Mapping[str, object], cw
     providers = read_providers(found, root)
     budgets = read_budget_settings(root)
     routes = read_routes(found, root, providers, budgets.zone, folder)
+    deployments = read_deployments(found, root, providers)
     keys = read_keys(found, root, routes, providers, budgets.zone)
     settings = Settings(
         source=source,
         providers=MappingProxyType(providers),
         routes=MappingProxyType(routes),
+        deployments=MappingProxyType(deployments),
         keys=MappingProxyType(keys),
         gateway=read_gateway(found, root, keys),
         store=read_store(root, folder),

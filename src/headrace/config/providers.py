@@ -58,7 +58,7 @@ def read_provider(
         found.add(table.path, "is not a known provider and lacks dialect or base_url", fix)
         return None
     if url is not None:
-        if not _judge_url(found, (*table.path, "base_url"), url, table.members["base_url"]):
+        if not judge_url(found, (*table.path, "base_url"), url, table.members["base_url"]):
             url = None
     elif known is not None and "base_url" not in table.members:
         url = _known_url(found, known)
@@ -93,7 +93,7 @@ def read_provider(
     return ProviderSettings(
         name=name,
         dialect=dialect,
-        base_url=_trimmed(url, dialect),
+        base_url=trimmed(url, dialect),
         api_key=secret,
         auth="none" if secret is None and keyless else _auth(auth) or sent,
         headers=headers,
@@ -111,7 +111,7 @@ def _auth(text: str | None) -> Auth | None:
             return None
 
 
-def _trimmed(url: str, dialect: str) -> str:
+def trimmed(url: str, dialect: str) -> str:
     """Without the slash at the end; for Anthropic without `/v1`, which belongs to the path of its dialect."""
     url = url.rstrip("/")
     return url.removesuffix("/v1") if dialect == "anthropic" else url
@@ -155,7 +155,8 @@ def _host_url(text: str, usual: str) -> str | None:
     return f"{scheme or 'http'}://{host}:{port}{parts.path.rstrip('/') or base.path}"
 
 
-def _judge_url(found: Report, path: KeyPath, url: str, written: object) -> bool:
+def judge_url(found: Report, path: KeyPath, url: str, written: object) -> bool:
+    """Whether it can be an address of a provider; else the report says why not."""
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port

@@ -11,13 +11,21 @@ from typing import Literal
 from headrace.access import KeyTerms
 from headrace.config.secret import Secret
 from headrace.handler import GuardPolicy, Route
-from headrace.types import Budget, Headers, Target
+from headrace.types import Budget, Deployment, Headers, Target
 
 LOCAL = "local"
 """The provider name of the embedded model; always there, configured by `[local]`."""
 
 
 Auth = Literal["bearer", "x-api-key", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentSettings:
+    """One place of a target: `provider` is how it is reached there."""
+
+    provider: ProviderSettings
+    deployment: Deployment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +167,7 @@ class Settings:
         providers: Those named in the file or by a route, and the known ones whose key is in the environment. The embedded
             model (`local`) is not among them; it is always there.
         routes: By name.
+        deployments: The places of targets that have several, or another than their provider's; by name.
         keys: By name.
         prices: What the file says about prices, by `provider/model`, not yet parsed.
         proxy_environ: The proxy variables that are set, by the name they have.
@@ -179,6 +188,7 @@ class Settings:
     ca_file: Path | None = None
     cache: CacheSettings = CacheSettings()
     guard: GuardPolicy | None = None
+    deployments: Mapping[str, DeploymentSettings] = field(default_factory=dict)
 
     @property
     def default_route(self) -> Route | None:

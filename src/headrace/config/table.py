@@ -19,7 +19,7 @@ MAX_DURATION_S = 86_400.0
 
 _LATER: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "": frozenset({"deployments", "vectors", "limits", "context", "prompts", "observe"}),
+        "": frozenset({"vectors", "limits", "context", "prompts", "observe"}),
         "routes": frozenset(
             {
                 "limits",

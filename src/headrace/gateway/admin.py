@@ -43,6 +43,16 @@ def overview(engine: Engine, *, busy: int) -> dict[str, Any]:
             }
             for provider in settings.providers.values()
         ],
+        "deployments": [
+            {
+                "name": place.name,
+                "target": f"{place.provider}/{place.model}",
+                "quota_domain": place.quota_domain,
+                "weight": place.weight,
+                "base_url": settings.deployments[place.name].provider.base_url,
+            }
+            for place in (each.deployment for each in settings.deployments.values())
+        ],
         "routes": [
             {
                 "name": route.name,
@@ -102,6 +112,7 @@ def request_report(stored: StoredRequest) -> dict[str, Any]:
             "attempt": row.number,
             "purpose": row.purpose,
             "target": row.target,
+            "deployment": row.deployment,
             "model": row.model,
             "outcome": row.outcome,
             "reason": row.error_kind,

@@ -37,7 +37,7 @@ from headrace.errors import (
     QuotaExhausted,
 )
 from headrace.handler import Handler, Request, Stream
-from headrace.types import Target
+from headrace.types import Deployment, Target
 
 __all__ = ["Breaker", "Change", "Circuit", "CircuitState", "Rules", "account_weight", "weight"]
 
@@ -366,7 +366,7 @@ class Breaker:
         self.told = told
         self.claim: Callable[[str], Awaitable[bool]] | None = None
         self._circuits: dict[str, Circuit] = {}
-        self._pairs: dict[tuple[str, str], tuple[Circuit, Circuit]] = {}
+        self._watched: dict[tuple[str, ...], _Watched] = {}
 
     def __call__(self, inner: Handler) -> Handler:
         clock = self._clock
@@ -376,32 +376,44 @@ class Breaker:
             assert attempt is not None and target is not None
             if not request.route.breaker:
                 return await inner(request)
-            pair = self._pairs.get((target.provider, target.model)) or self._pair(target)
-            probe: tuple[bool, bool] = _NO_PROBE
-            if pair[0].quiet and pair[1].quiet:
+            watched = self._of(target, request.deployment)
+            probe = watched.none
+            if watched.circuits[0].quiet and watched.circuits[-1].quiet and watched.quota.quiet:
                 attempt.breaker = "closed"
             else:
-                probe = self._ask(pair, attempt, last=request.last_level)
-                if probe is not _NO_PROBE and self.claim is not None:
-                    await self._claimed(self.claim, pair, probe, attempt)
-            attempt.on_end.append(partial(self._ended, pair, probe))
+                probe = self._ask(watched, attempt, last=request.last_level)
+                if probe is not watched.none and self.claim is not None:
+                    await self._claimed(self.claim, watched, probe, attempt)
+            attempt.on_end.append(partial(self._ended, watched, probe))
             stream = await inner(request)
-            if probe is not _NO_PROBE and attempt.outcome == "pending":
-                self._begun(pair, probe, target)
+            if probe is not watched.none and attempt.outcome == "pending":
+                self._begun(watched, probe)
             if attempt.used_up_s is not None:
-                pair[0].hint(clock.now() + attempt.used_up_s)
+                watched.quota.hint(clock.now() + attempt.used_up_s)
             return stream
 
         return handle
 
-    def _pair(self, target: Target) -> tuple[Circuit, Circuit]:
-        if len(self._pairs) >= CIRCUITS_KEPT:
-            for key in [key for key, pair in self._pairs.items() if not pair[0].open][: CIRCUITS_KEPT // 2]:
-                del self._pairs[key]
-                self._circuits.pop("/".join(key), None)
-        pair = self.circuit(f"{target.provider}/{target.model}"), self.circuit(target.provider)
-        self._pairs[target.provider, target.model] = pair
-        return pair
+    def shut(self, target: Target, deployment: Deployment) -> bool:
+        """Whether an attempt there would be refused now, or would be a probe."""
+        now = self._clock.now()
+        return any(
+            circuit.state(now) is not CircuitState.CLOSED
+            for circuit in self._of(target, deployment).circuits
+            if not circuit.quiet
+        )
+
+    def _of(self, target: Target, deployment: Deployment | None) -> _Watched:
+        key = (target.provider, target.model) if deployment is None else (deployment.name,)
+        watched = self._watched.get(key)
+        if watched is None:
+            if len(self._watched) >= CIRCUITS_KEPT:
+                closed = [key for key, old in self._watched.items() if not old.circuits[0].open]
+                for old in closed[: CIRCUITS_KEPT // 2]:
+                    self._circuits.pop(self._watched.pop(old).keys[0], None)
+            keys = _keys(target, deployment)
+            watched = self._watched[key] = _Watched(keys, tuple(self.circuit(each) for each in keys))
+        return watched
 
     def circuit(self, key: str) -> Circuit:
         """The circuit of `provider/model`, or of an account: `provider`."""
@@ -413,17 +425,17 @@ class Breaker:
     async def _claimed(
         self,
         claim: Callable[[str], Awaitable[bool]],
-        pair: tuple[Circuit, Circuit],
-        probe: tuple[bool, bool],
+        watched: _Watched,
+        probe: tuple[bool, ...],
         attempt: Attempt,
     ) -> None:
         try:
-            for circuit, leased, key in zip(pair, probe, _keys(attempt.target), strict=True):
+            for circuit, leased, key in zip(watched.circuits, probe, watched.keys, strict=True):
                 now = self._clock.now()
                 if leased and now >= circuit.until and not await claim(key):
-                    self._refuse(pair, circuit, attempt, now)
+                    self._refuse(watched, circuit, attempt, now)
         except BaseException:
-            for circuit, leased in zip(pair, probe, strict=True):
+            for circuit, leased in zip(watched.circuits, probe, strict=True):
                 if leased:
                     circuit.released()
             raise
@@ -447,26 +459,27 @@ class Breaker:
         for key, circuit in self._circuits.items():
             yield key, circuit.state(now), circuit
 
-    def _ask(self, pair: tuple[Circuit, Circuit], attempt: Attempt, *, last: bool) -> tuple[bool, bool]:
+    def _ask(self, watched: _Watched, attempt: Attempt, *, last: bool) -> tuple[bool, ...]:
         now = self._clock.now()
         probes: list[bool] = []
-        for circuit in pair:
+        for circuit in watched.circuits:
             verdict = circuit.admit(now, last=last)
             if verdict is Verdict.REFUSE:
-                if probes == [True]:
-                    pair[0].released()
-                self._refuse(pair, circuit, attempt, now)
+                for before, leased in zip(watched.circuits, probes, strict=False):
+                    if leased:
+                        before.released()
+                self._refuse(watched, circuit, attempt, now)
             probes.append(verdict is Verdict.PROBE)
-        probe = probes[0], probes[1]
-        attempt.breaker = (CircuitState.HALF_OPEN if any(probe) else CircuitState.CLOSED).value
-        for circuit, leased, key in zip(pair, probe, _keys(attempt.target), strict=True):
+        attempt.breaker = (CircuitState.HALF_OPEN if any(probes) else CircuitState.CLOSED).value
+        for circuit, leased, key in zip(watched.circuits, probes, watched.keys, strict=True):
             if leased:
                 self._tell(key, circuit, CircuitState.HALF_OPEN, now + LEASE_S)
-        return probe if any(probe) else _NO_PROBE
+        return tuple(probes) if any(probes) else watched.none
 
-    def _refuse(self, pair: tuple[Circuit, Circuit], circuit: Circuit, attempt: Attempt, now: float) -> None:
+    def _refuse(self, watched: _Watched, circuit: Circuit, attempt: Attempt, now: float) -> None:
         state, wait = circuit.state(now), circuit.wait(now)
-        whose = str(attempt.target) if circuit is pair[0] else f"the account {attempt.target.provider!r}"
+        key = watched.keys[watched.circuits.index(circuit)]
+        whose = f"the account {key!r}" if circuit is watched.circuits[-1] else key
         why = f" after {circuit.reason}" if circuit.reason else ""
         said = {
             CircuitState.OPEN: f"the circuit of {whose} is open for another {wait:.1f} s{why}",
@@ -479,29 +492,31 @@ class Breaker:
         attempt.fail(error, now, "skipped")
         raise error
 
-    def _begun(self, pair: tuple[Circuit, Circuit], probe: tuple[bool, bool], target: Target) -> None:
-        for circuit, leased, key in zip(pair, probe, _keys(target), strict=True):
+    def _begun(self, watched: _Watched, probe: tuple[bool, ...]) -> None:
+        for circuit, leased, key in zip(watched.circuits, probe, watched.keys, strict=True):
             if circuit.begun(probe=leased):
                 self._tell(key, circuit, CircuitState.CLOSED, 0.0)
 
-    def _ended(self, pair: tuple[Circuit, Circuit], probe: tuple[bool, bool], attempt: Attempt) -> None:
+    def _ended(self, watched: _Watched, probe: tuple[bool, ...], attempt: Attempt) -> None:
         now = self._clock.now()
         outcome, error = attempt.outcome, attempt.error
-        if outcome == "ok" and probe is _NO_PROBE:
-            pair[0].succeeded(now, probe=False)
-            account = pair[1]
+        first, account = watched.circuits[0], watched.circuits[-1]
+        if outcome == "ok" and probe is watched.none:
+            first.succeeded(now, probe=False)
             if account.streak:
                 account.succeeded(now, probe=False)
             return
         began = attempt.started_at if attempt.first_content_s is None else attempt.last_content_at
-        for place, (circuit, leased, key) in enumerate(zip(pair, probe, _keys(attempt.target), strict=True)):
+        hint_s = 0.0 if error is None else error.retry_after_s or 0.0
+        for circuit, leased, key in zip(watched.circuits, probe, watched.keys, strict=True):
             if outcome == "ok":
                 found: float | None = None
             elif error is None:
                 found = 0.0
-            else:
-                found = account_weight(error) if place else weight(error, silent_s=now - began)
-            hint_s = 0.0 if error is None else error.retry_after_s or 0.0
+            elif circuit is first:
+                found = weight(error, silent_s=now - began)
+            else:  # what deployments share beside the account is only ever limited
+                found = account_weight(error) if circuit is account else 0.0
             if found is None:
                 if circuit.succeeded(now, probe=leased):
                     self._tell(key, circuit, CircuitState.CLOSED, 0.0)
@@ -511,17 +526,30 @@ class Breaker:
             elif leased and circuit.open:
                 circuit.released()
                 self._tell(key, circuit, CircuitState.OPEN, circuit.until)
-            if place == 0 and hint_s and isinstance(error, ProviderRateLimited):
-                circuit.limit(now + min(hint_s, LIMIT_S), error.kind)
-                self._tell(key, circuit, CircuitState.LIMITED, circuit.limited_until)
+        if hint_s and error is not None and isinstance(error, ProviderRateLimited):
+            quota = watched.quota
+            quota.limit(now + min(hint_s, LIMIT_S), error.kind)
+            self._tell(watched.keys[-2], quota, CircuitState.LIMITED, quota.limited_until)
 
     def _tell(self, key: str, circuit: Circuit, state: CircuitState, until: float) -> None:
         if self.told is not None:
             self.told(Change(key, state, until, circuit.trips, circuit.reason))
 
 
-_NO_PROBE = (False, False)
+class _Watched:
+    """The circuits of what one attempt goes to, the account's last, and their keys. `none` stands for: no probe."""
+
+    __slots__ = ("circuits", "keys", "none", "quota")
+
+    def __init__(self, keys: tuple[str, ...], circuits: tuple[Circuit, ...]) -> None:
+        self.keys = keys
+        self.circuits = circuits
+        self.none = (False,) * len(keys)
+        self.quota = circuits[-2]
 
 
-def _keys(target: Target) -> tuple[str, str]:
-    return f"{target.provider}/{target.model}", target.provider
+def _keys(target: Target, deployment: Deployment | None) -> tuple[str, ...]:
+    """A target and its account; a deployment, what those of one account and model share, and that account."""
+    if deployment is None:
+        return str(target), target.provider
+    return deployment.name, f"{deployment.quota_domain}/{target.model}", deployment.quota_domain

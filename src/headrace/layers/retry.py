@@ -13,11 +13,20 @@ import msgspec
 
 from headrace.call import Attempt
 from headrace.clock import Clock
-from headrace.errors import CircuitOpen, ProviderError, ProviderTimeout, What, disposition
+from headrace.errors import (
+    CircuitOpen,
+    CredentialsInvalid,
+    ProviderError,
+    ProviderTimeout,
+    QuotaExhausted,
+    Transient,
+    What,
+    disposition,
+)
 from headrace.handler import Handler, Request, Stream
 from headrace.types import Target
 
-__all__ = ["Backoff", "Retry", "RetryBudget", "full_jitter", "next_attempt"]
+__all__ = ["Backoff", "Retry", "RetryBudget", "another_place_helps", "full_jitter", "next_attempt"]
 
 RETRY_FLOOR = 10.0
 """Retries that a target takes at once, before requests have earned any."""
@@ -87,6 +96,13 @@ def next_attempt(
     return delay
 
 
+def another_place_helps(error: ProviderError) -> bool:
+    """Whether the same target may answer at another key, account or server, at once; pure."""
+    if isinstance(error, ProviderTimeout) and error.phase == "total":
+        return False
+    return isinstance(error, Transient | CircuitOpen | CredentialsInvalid | QuotaExhausted)
+
+
 class RetryBudget:
     """How many retries a target may be burdened with, over all requests of this process: a token bucket for each target.
 
@@ -133,12 +149,14 @@ class RetryBudget:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Repeats at one target. `random` is uniform on [0, 1); `budget` is shared by all requests."""
+    """Repeats at one target. `random` is uniform on [0, 1); `budget` is shared by all requests; `elsewhere` says whether the target has
+    a place that was not tried and may be: a retry goes there without a wait."""
 
     clock: Clock
     random: Callable[[], float]
     backoff: Backoff = Backoff()
     budget: RetryBudget = field(default_factory=RetryBudget)
+    elsewhere: Callable[[Request], bool] = lambda request: False
 
     def __call__(self, inner: Handler) -> Handler:
         async def handle(request: Request) -> Stream:
@@ -177,6 +195,8 @@ class Retry:
                     backoff=self.backoff,
                     random=self.random,
                 )
+                if made < target.attempts and another_place_helps(error) and self.elsewhere(request):
+                    delay = 0.0
                 if delay is not None and attempt.outcome != "skipped" and not self.budget.spend(target):
                     attempt.note = "retry budget spent"
                     delay = None

@@ -69,6 +69,7 @@ class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
     route: str
     tags: dict[str, str]
     image_tokens: int | None = None
+    deployment: str | None = None
 
     @property
     def target(self) -> str:
@@ -230,6 +231,7 @@ def attempt_row(call: Call, attempt: Attempt) -> AttemptRow:
         call.route,
         dict(call.tags) if call.tags else _NO_TAGS,
         None if usage is None else usage.image_tokens,
+        attempt.deployment,
     )
 
 

@@ -180,6 +180,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
     ),
     ("ALTER TABLE attempts ADD COLUMN image_tokens INTEGER",),
+    ("ALTER TABLE attempts ADD COLUMN deployment TEXT",),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 
