@@ -86,10 +86,11 @@ def test_links_are_read_as_browsers_do() -> None:
 
 
 def test_length() -> None:
-    """Told once it is over."""
+    """Told when it is passed, once."""
     looked = Outgoing(max_characters=10)
     assert looked.feed("0123456789") == []
     assert looked.feed("x") == [Violation("length", "more than 10 characters")]
+    assert looked.feed("y") == []
 
 
 @given(st.lists(st.text(alphabet='ab "é\n', max_size=8), max_size=20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -23,10 +24,10 @@ class Judge(Protocol):
     """Says whether a text may pass.
 
     It is given the last words of the user (`request`) or the answer's text (`answer`), with placeholders in place of redacted values. What
-    it raises counts as no opinion: the route's `judge_fails` decides then.
+    it raises counts as no opinion: the route's `judge_fails` decides then. It may be a plain function, which must not wait for anything.
     """
 
-    async def __call__(self, side: Side, text: str, /) -> Judgement: ...
+    def __call__(self, side: Side, text: str, /) -> Judgement | Awaitable[Judgement]: ...
 
 
 _GUARD_MODEL = re.compile(r"guard|shield|moderation", re.IGNORECASE)

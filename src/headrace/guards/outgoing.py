@@ -83,7 +83,7 @@ class Outgoing:
         if len(self._text) - end > LONGEST_WORD:
             end = len(self._text)
         found = self._look(end)
-        if self._max is not None and self.length > self._max:
+        if self._max is not None and self.length > self._max >= self.length - len(piece):
             found.append(Violation("length", f"more than {self._max} characters"))
         return found
 

@@ -252,6 +252,46 @@ def test_a_model_judges_both_sides(gate: Gate, stream: bool) -> None:
     ]
 
 
+def test_what_a_judge_costs_is_in_the_ledger(gate: Gate) -> None:
+    """A call of its own with the purpose `guard`, by the same key, and it says for which request."""
+    gate.provider.script(Answer("safe"), Answer("fine"), Answer("safe"))
+    got = gate.post("openai", asked("judged"))
+    rows = gate.run(gate.engine.store.recent(3))
+    judging = [row for row in rows if row.purpose == "guard"]
+    assert len(judging) == 2 and len({row.key_id for row in rows}) == 1
+    for row in judging:
+        assert row.tags["for"] == got.headers["x-request-id"] and row.route == "judging"
+        assert [attempt.purpose for attempt in row.attempts] == ["guard"]
+
+
+def test_a_judge_spends_the_budget_of_the_key(tmp_path: Path) -> None:
+    """A key without money left has no opinion asked for it, and nothing passes."""
+    more = """
+[routes.r]
+cascade = ["openai/m"]
+[routes.r.guard]
+judge = "judging"
+[routes.judging]
+cascade = ["openai/dear"]
+max_output_tokens = 64
+[prices."openai/dear"]
+input_usd_per_mtok = "1000"
+output_usd_per_mtok = "1000"
+[prices."openai/m"]
+input_usd_per_mtok = "0.000001"
+output_usd_per_mtok = "0.000001"
+[keys.poor]
+value = "hr-canary-poor-key-0123456789"
+budget = { usd = "0.000001", window = "day" }
+"""
+    with FakeProvider() as provider, gated(provider, tmp_path, config(provider, more=more)) as gate:
+        provider.default = Answer("safe")
+        poor = {"authorization": "Bearer hr-canary-poor-key-0123456789"}
+        got = gate.http("POST", "/v1/chat/completions", asked("r"), poor, key=None)
+        assert got.status == 400 and "no opinion: budget_exceeded" in got.json["error"]["message"]
+        assert provider.requests == []
+
+
 def test_unsafe_is_refused_with_the_reason(gate: Gate) -> None:
     """Before the model is asked, or before its answer is out."""
     gate.provider.script(Answer("unsafe\nS2"))
@@ -308,6 +348,11 @@ judge_answers = true
                 provider.default = Answer("bad")
                 with pytest.raises(AnswerBlocked, match="bad word"):
                     await llm.stream("r", "good").__aenter__()
+            async with AsyncClient(
+                settings, judges={"mine": lambda side, text: Judgement(side == "request")}
+            ) as llm:
+                with pytest.raises(AnswerBlocked, match="by mine"):
+                    await llm.chat("r", "good")
             async with AsyncClient(settings) as llm:
                 with pytest.raises(RequestBlocked, match="no opinion: model_not_found"):
                     await llm.chat("r", "good")

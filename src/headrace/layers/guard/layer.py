@@ -148,10 +148,8 @@ class Guard:
         name, judge = policy.judge, self._judges.get(policy.judge)
         try:
             async with timeout_at(self._clock, None if isinf(request.deadline) else request.deadline):
-                if judge is not None:
-                    judgement = await judge(side, text)
-                else:
-                    judgement = await self._model_judge(name, side, text, request)
+                said = self._model_judge(name, side, text, request) if judge is None else judge(side, text)
+                judgement = said if isinstance(said, Judgement) else await said
         except Exception as error:  # noqa: BLE001  (a judge of one's own may raise anything)
             kind = error.kind if isinstance(error, HeadraceError) else type(error).__name__
             logger.warning("the judge %s gave no opinion on a %s: %s", name, side, kind)
@@ -161,12 +159,12 @@ class Guard:
             judgement = Judgement(False, f"the judge gave no opinion: {kind}")
         if not judgement.safe:
             _count(request.call, "block", "judge")
-            said = f"the {side} is not let through by {name}" + (
+            refusal = f"the {side} is not let through by {name}" + (
                 f": {judgement.why}" if judgement.why else ""
             )
             if side == "request":
-                raise RequestBlocked(said, reason="judge", found=(judgement.why,))
-            raise AnswerBlocked(said, reason="judge", target=str(request.call.target or ""))
+                raise RequestBlocked(refusal, reason="judge", found=(judgement.why,))
+            raise AnswerBlocked(refusal, reason="judge", target=str(request.call.target or ""))
 
     def _knowledge(self, policy: GuardPolicy) -> Known:
         known = self._known.get(policy)
