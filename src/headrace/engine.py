@@ -202,7 +202,13 @@ class Engine:
         self._balances: tuple[float, dict[str, int]] = (float("-inf"), {})
         libraries = self._libraries()
         packs = any(route.context is not None for route in settings.routes.values())
-        self.context = Context(self.limits, libraries, self.aside, shipped() if packs else None)
+        self.context = Context(
+            self.limits,
+            libraries,
+            self.aside,
+            likeness=shipped() if packs else None,
+            plans=None if settings.store.path is None else self.store,
+        )
         balance = Balance(self._deployments(), self.breaker.shut, random)
         layers: dict[str, Layer] = {
             "trace": self.trace,

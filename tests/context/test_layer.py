@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from headrace.call import Attempt, Call
 from headrace.context import Context, Plan
 from headrace.context.layer import REMEMBERED
 from headrace.dialects import by_name
-from headrace.errors import ContextTooLong, InvalidRequest
+from headrace.errors import ContextTooLong, InvalidRequest, StoreError
 from headrace.handler import Body, ContextPolicy, Handler, OneBatch, Request, Route, Stream
+from headrace.store import MemoryStore
 from headrace.testing import FakeProvider, TooLong, make_request
 from headrace.types import Message, Target, Usage
 
@@ -373,3 +375,83 @@ def test_calls_of_headrace_itself_are_not_packed() -> None:
 
 async def _ask(handle: Handler, request: Request) -> None:
     await handle(request)
+
+
+# --- more than one process --------------------------------------------------------------------------------------------
+
+
+def thinking_talk(exchanges: int) -> list[dict[str, Any]]:
+    """Questions, each answered after signed thinking; ends with a question."""
+    said: list[dict[str, Any]] = []
+    for number in range(exchanges):
+        said += [
+            {"role": "user", "content": f"What about case{number}, which is about subject{number}?"},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": f"hm {number}", "signature": f"sig{number}"},
+                    {"type": "text", "text": f"Case {number} is decided in favour of subject{number}."},
+                ],
+            },
+        ]
+    return [*said, {"role": "user", "content": "And now?"}]
+
+
+def through(layer: Context, messages: list[dict[str, Any]]) -> list[bytes]:
+    """The messages that get below the layer."""
+    target = Target("anthropic", "m")
+    asked: list[Request] = []
+
+    async def inner(request: Request) -> Stream:
+        asked.append(request)
+        return OneBatch([])
+
+    request = Request(
+        body=Body(wire=body("m", messages), dialect=by_name("anthropic")),
+        route=Route(name="r", cascade=(target,), context=POLICY),
+        call=Call(id="c", started_at=0.0, started_wall=0.0, tenant="t"),
+        stream=False,
+        target=target,
+    )
+    asyncio.run(_ask(layer(inner), request))
+    assert asked[0].body.wire is not None
+    return raw_messages(asked[0].body.wire)
+
+
+def test_another_worker_goes_on_where_the_first_was() -> None:
+    """With a store between them it sends the same bytes and the thinking behind them; alone it must leave the thinking out."""
+    store = MemoryStore()
+    one = Context(lambda provider, model: None, plans=store)
+    two = Context(lambda provider, model: None, plans=store)
+    said = thinking_talk(60)
+    bound = alone = 0
+    for end in range(1, 120, 2):
+        sent = through(one, said[:end])
+        if end > 60 and end % 8 == 5:  # the other one gets a request now and then
+            assert through(two, said[:end]) == sent
+            bound += any(b"signature" in raw for raw in sent)
+            alone += any(b"signature" in raw for raw in through(context(), said[:end]))
+    assert bound > 2 and alone == 0
+
+
+class _Down(MemoryStore):
+    """A store that cannot be read, or holds what is no state."""
+
+    def __init__(self, answer: bytes | None) -> None:
+        super().__init__()
+        self.answer = answer
+
+    async def find_plan(self, keys: Sequence[bytes]) -> tuple[int, bytes] | None:
+        if self.answer is None:
+            raise StoreError("the disk is gone")
+        return 0, self.answer
+
+
+@pytest.mark.parametrize(
+    "answer", [None, b"?", zlib.compress(b"[]")], ids=["down", "damaged", "another kind"]
+)
+def test_a_store_that_fails_changes_nothing(answer: bytes | None) -> None:
+    """The conversation is planned from its beginning, as without a store."""
+    said = thinking_talk(40)
+    layer = Context(lambda provider, model: None, plans=_Down(answer))
+    assert through(layer, said) == through(context(), said)

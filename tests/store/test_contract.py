@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from headrace.call import Attempt, Call
-from headrace.errors import Conflict
+from headrace.errors import Conflict, StoreError
 from headrace.store import Actor, Store, StoredKey
 from headrace.types import Budget, Target, Usage
 
@@ -371,5 +371,51 @@ def test_closing_is_idempotent_and_visible(with_store: Any) -> None:
         store.record_attempt(call(), attempt())
         store.record_call(call())
         assert store.dropped == 2
+
+    with_store(body)
+
+
+def test_the_last_plan_state_of_several_is_found(with_store: Any) -> None:
+    """By its place among the keys that were asked for; a later state replaces the one under the same key."""
+
+    async def body(store: Store) -> None:
+        assert await store.find_plan([b"a", b"b"]) is None
+        for key, state in ((b"a", b"1"), (b"c", b"3"), (b"a", b"2")):
+            store.record_plan(key, state)
+        await store.flush()
+        assert await store.find_plan([b"a", b"b"]) == (0, b"2")
+        assert await store.find_plan([b"a", b"b", b"c", b"d"]) == (2, b"3")
+        assert await store.find_plan([b"x"]) is None
+
+    with_store(body)
+
+
+def test_plan_states_are_bounded(with_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go first."""
+    monkeypatch.setattr("headrace.store.plans.KEPT", 3)
+    monkeypatch.setattr("headrace.store.memory.KEPT", 3)
+
+    async def body(store: Store) -> None:
+        for number in range(5):
+            store.record_plan(b"%d" % number, b"s")
+        await store.flush()
+        assert [await store.find_plan([b"%d" % number]) is not None for number in range(5)] == [False] * 2 + [
+            True
+        ] * 3
+
+    with_store(body)
+
+
+def test_turns_of_a_conversation_are_added_at_its_end_alone(with_store: Any) -> None:
+    """Whoever is at another place is told; nothing of what it adds is kept."""
+
+    async def body(store: Store) -> None:
+        assert await store.turns("c") == []
+        await store.append_turns("c", 0, [b"one", b"two"])
+        with pytest.raises(StoreError, match="has 2 turns, not 1"):
+            await store.append_turns("c", 1, [b"other"])
+        await store.append_turns("c", 2, [b"three"])
+        await store.append_turns("d", 0, [b"else"])
+        assert await store.turns("c") == [b"one", b"two", b"three"]
 
     with_store(body)

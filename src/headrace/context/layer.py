@@ -1,8 +1,9 @@
 """Packs every request of a route with a context policy for the window of the target at hand.
 
-The layer keeps no conversation of its own: the caller sends all of it each time. What it remembers, in memory and bounded, is how far a
-conversation has been planned, by tenant, target and a digest of everything said so far; a longer request with the same beginning goes
-on from there, and sends the same bytes for it. What was forgotten is planned again from the start, with the same result.
+The layer keeps no conversation of its own: the caller sends all of it each time. What it remembers, in memory and bounded, and in the store where
+there is a file, is how far a conversation has been planned, by tenant, route, target and a digest of everything said so far; a longer request with the
+same beginning goes on from there, and sends the same bytes for it. What was forgotten is planned again from the start, with the same result
+but for what nobody can know any more: which prefix bound thinking was thought behind, and what a model's summary said.
 
 In the caller's dialect the messages that stay keep their bytes; only the member `messages` is exchanged. A request that needs no
 change is handed on as the very object that came.
@@ -11,10 +12,12 @@ change is handed on as the very object that came.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -29,7 +32,7 @@ from headrace.context.planner import foreseen, plan
 from headrace.context.profile import Profile, input_limit
 from headrace.context.turn import Turn
 from headrace.dialects.turns import decode_turn, encode_turn, join, split
-from headrace.errors import ContextTooLong, HeadraceError, InvalidRequest
+from headrace.errors import ContextTooLong, HeadraceError, InvalidRequest, StoreError
 from headrace.handler import Body, ContextPolicy, Handler, Request, Stream
 from headrace.prices import Model
 from headrace.tokens import (
@@ -46,7 +49,7 @@ from headrace.types import Chat, Message, Reply, Target
 if TYPE_CHECKING:
     from headrace.context.likeness import Likeness
 
-__all__ = ["REMEMBERED", "Aside", "Context", "Lookup"]
+__all__ = ["REMEMBERED", "Aside", "Context", "Lookup", "PlanStates"]
 
 REMEMBERED = 2_048
 """Requests that a later one can go on from, over all conversations of a process; the one unused for longest goes first. All requests
@@ -58,10 +61,24 @@ SMALLER = 0.75
 ABSTRACT_TIMEOUT_S = 120.0
 """Seconds for all attempts at a summary; nobody waits for it."""
 
+FRESH = 3
+"""Messages beyond what this process remembers for which the store is not asked: its own last answer and what the caller adds to it."""
+
+LOOKED_BACK = 512
+"""The newest beginnings of a request that are looked for in the store."""
+
 _log = logging.getLogger("headrace.context")
 
 Lookup = Callable[[str, str], Model | None]
 """Provider and model to its limits."""
+
+
+class PlanStates(Protocol):
+    """What is asked of a store."""
+
+    def record_plan(self, key: bytes, state: bytes) -> None: ...
+
+    async def find_plan(self, keys: Sequence[bytes]) -> tuple[int, bytes] | None: ...
 
 
 class Aside(Protocol):
@@ -107,6 +124,25 @@ class _Asked:
     seed: bytes
     keys: list[bytes]
     messages: tuple[Message, ...] = ()
+    digests: list[str] = field(init=False)
+    """Of everything up to each message."""
+
+    def __post_init__(self) -> None:
+        digest = start_digest(self.seed)
+        digests = [(digest := next_digest(digest, key)).hex() for key in self.keys]
+        object.__setattr__(self, "digests", digests)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Where the plan of the first `length` messages ended, as another worker or an earlier process left it."""
+
+    length: int
+    period: Period
+
+
+def _scope(request: Request, target: Target) -> _Scope:
+    return (request.call.tenant or "", request.route.name, str(target))
 
 
 def _asked(body: Body) -> _Asked:
@@ -129,6 +165,7 @@ class Context:
         documents: By route name, read before.
         aside: Asks the summariser that a route names; None, and none is asked.
         likeness: Recalls by alike words too (`recall.shipped`).
+        plans: Keeps how far conversations were planned, for other workers and after a restart; None, and only memory does.
     """
 
     def __init__(
@@ -137,7 +174,9 @@ class Context:
         documents: Mapping[str, Library] | None = None,
         aside: Aside | None = None,
         likeness: type[Likeness] | None = None,
+        plans: PlanStates | None = None,
     ) -> None:
+        self._plans = plans
         self._model = model
         self._aside = aside
         self._likeness = likeness
@@ -152,13 +191,15 @@ class Context:
             if policy is None or request.call.purpose != "answer":
                 return await inner(request)
             assert target is not None
+            asked = _asked(request.body)
+            stored = await self._find(_scope(request, target), asked)
             try:
-                return await inner(self.packed(request, policy, target))
+                return await inner(self._packed(request, policy, target, asked, stored))
             except ContextTooLong as error:
                 limit = self._smaller(request.call, error)
                 if limit is None:
                     raise
-            return await inner(self.packed(request, policy, target, at_most=limit))
+            return await inner(self._packed(request, policy, target, asked, None, at_most=limit))
 
         return handle
 
@@ -171,22 +212,29 @@ class Context:
         call.warn(f"context: {error.target} found the request too long; packed again for {limit} tokens")
         return limit
 
-    def packed(
-        self, request: Request, policy: ContextPolicy, target: Target, *, at_most: int | None = None
-    ) -> Request:
+    def packed(self, request: Request, policy: ContextPolicy, target: Target) -> Request:
         """`request` as its plan says, which is left on the call; the same object where nothing changes.
-
-        Args:
-            at_most: A limit in tokens below the policy's and the model's.
 
         Raises:
             ContextTooLong: What must be sent does not fit the target.
             InvalidRequest: The body cannot be read.
         """
-        asked = _asked(request.body)
-        scope = (request.call.tenant or "", request.route.name, str(target))
+        return self._packed(request, policy, target, _asked(request.body), None)
+
+    def _packed(
+        self,
+        request: Request,
+        policy: ContextPolicy,
+        target: Target,
+        asked: _Asked,
+        stored: _Stored | None,
+        *,
+        at_most: int | None = None,
+    ) -> Request:
+        """As `packed`. `at_most`: a limit in tokens below the policy's and the model's."""
+        scope = _scope(request, target)
         count, exact = self._counter(target)
-        conversation, period = self._conversation(scope, asked, request.body, count)
+        conversation, period = self._conversation(scope, asked, request.body, count, stored)
         correction = self._corrections.setdefault(scope[2], Correction())
         factor = max(1.0, correction.factor or 1.0) if exact else correction.factor
         profile = self._profile(request, policy, target, asked.head, count, factor)
@@ -207,6 +255,7 @@ class Context:
             error.target = scope[2]
             raise
         self._remember(scope, conversation, made.period)
+        self._store(scope, log, period or Period(), made.period)
         if policy.summariser and self._aside is not None:
             self._prepare(
                 request, policy, foreseen(log, policy, profile, made.period), conversation.abstracts
@@ -296,17 +345,45 @@ class Context:
         """The requests that a later one can go on from."""
         return self._known.keys()
 
+    def _longest(self, scope: _Scope, asked: _Asked) -> tuple[_Known | None, int]:
+        """The longest beginning of the request that is remembered, and its length."""
+        for length in range(len(asked.digests), 0, -1):
+            known = self._known.get((scope, asked.digests[length - 1]))
+            if known is not None:
+                return known, length
+        return None, 0
+
+    async def _find(self, scope: _Scope, asked: _Asked) -> _Stored | None:
+        """What the store knows of the request beyond what this process does. A store that fails knows nothing."""
+        digests = asked.digests
+        _, length = self._longest(scope, asked)
+        if self._plans is None or len(digests) - length <= FRESH:
+            return None
+        first = max(length, len(digests) - LOOKED_BACK)
+        try:
+            found = await self._plans.find_plan([_key(scope, digest) for digest in digests[first:]])
+            if found is None:
+                return None
+            return _Stored(first + found[0] + 1, _read_period(zlib.decompress(found[1])))
+        except (StoreError, msgspec.MsgspecError, zlib.error) as error:
+            _log.warning("the store knows no plan: %s", error)
+            return None
+
+    def _store(self, scope: _Scope, log: Log, before: Period, after: Period) -> None:
+        """Keep a state that cannot be told from the conversation at little cost."""
+        if self._plans is not None and (
+            after.compactions != before.compactions
+            or len(after.inserts) != len(before.inserts)
+            or after.summary != before.summary
+        ):
+            state = zlib.compress(msgspec.json.encode(after), 1)
+            self._plans.record_plan(_key(scope, log.turns[-1].digest), state)
+
     def _conversation(
-        self, scope: _Scope, asked: _Asked, body: Body, count: TextCounter
+        self, scope: _Scope, asked: _Asked, body: Body, count: TextCounter, stored: _Stored | None
     ) -> tuple[_Conversation, Period | None]:
         """The log of the request, gone on from the longest beginning that is remembered, and where its plan ended."""
-        digest = start_digest(asked.seed)
-        digests = [(digest := next_digest(digest, key)).hex() for key in asked.keys]
-        known: _Known | None = None
-        length = len(digests)
-        while length and known is None:
-            known = self._known.get((scope, digests[length - 1]))
-            length -= known is None
+        known, length = self._longest(scope, asked)
         if known is None:
             conversation, period = (
                 _Conversation(Log(seed=asked.seed, count=count, likeness=self._likeness), [], Abstracts()),
@@ -317,8 +394,10 @@ class Context:
             if len(conversation.log) > length:
                 # The conversation went on in another way from here; this request gets a log of its own.
                 conversation = conversation.fork(length)
+        if stored is not None and stored.length > length:
+            period = stored.period
         try:
-            for position in range(length, len(digests)):
+            for position in range(length, len(asked.keys)):
                 raw = asked.keys[position]
                 said = asked.messages[position : position + 1]
                 conversation.log.append(
@@ -338,6 +417,14 @@ class Context:
             self._known.move_to_end(key)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
+
+
+def _key(scope: _Scope, digest: str) -> bytes:
+    """What a state is stored under: it says nothing of whom or what it is about."""
+    return hashlib.blake2b(msgspec.json.encode([*scope, digest]), digest_size=16).digest()
+
+
+_read_period = msgspec.json.Decoder(Period).decode
 
 
 def _body(body: Body, asked: _Asked, conversation: _Conversation, sent: Sequence[Packed]) -> Body:

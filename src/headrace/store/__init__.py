@@ -171,6 +171,16 @@ class Store(Protocol):
             StoreError: It could not be read.
         """
 
+    def record_plan(self, key: bytes, state: bytes) -> None:
+        """Keep how far a conversation was planned (`headrace.context`). Never raises and never waits."""
+
+    async def find_plan(self, keys: Sequence[bytes]) -> tuple[int, bytes] | None:
+        """The state under the last of `keys` that has one, with that key's place among them; None if none has. At most 1,000 keys.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+
     async def flush(self) -> None:
         """Return when everything recorded before is durable.
 

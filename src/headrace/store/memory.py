@@ -15,6 +15,7 @@ from headrace.budget.leases import Balance, Book, Charge, Demand, Hold, Leased, 
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import Conflict, StoreError
 from headrace.store.conversations import gone_on
+from headrace.store.plans import KEPT
 from headrace.store.rows import (
     Actor,
     AttemptRow,
@@ -60,6 +61,7 @@ class MemoryStore:
         self._secret = secrets.token_bytes(32)
         self._circuits: dict[str, tuple[int, StoredCircuit]] = {}
         self._circuit_seq = 0
+        self._plans: OrderedDict[bytes, bytes] = OrderedDict()
         self._conversations: dict[str, list[bytes]] = {}
         self._closed = False
         self._dropped = 0
@@ -236,6 +238,20 @@ class MemoryStore:
     async def turns(self, conversation: str) -> list[bytes]:
         with self._lock:
             return list(self._conversations.get(conversation, ()))
+
+    def record_plan(self, key: bytes, state: bytes) -> None:
+        with self._lock:
+            self._plans.pop(key, None)
+            self._plans[key] = state
+            if len(self._plans) > KEPT:
+                self._plans.popitem(last=False)
+
+    async def find_plan(self, keys: Sequence[bytes]) -> tuple[int, bytes] | None:
+        with self._lock:
+            for place in range(len(keys) - 1, -1, -1):
+                if (state := self._plans.get(keys[place])) is not None:
+                    return place, state
+        return None
 
     async def flush(self) -> None:
         """Nothing is ever pending."""

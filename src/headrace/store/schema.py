@@ -181,6 +181,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     ("ALTER TABLE attempts ADD COLUMN image_tokens INTEGER",),
     ("ALTER TABLE attempts ADD COLUMN deployment TEXT",),
+    ("CREATE TABLE plan_states (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, state BLOB NOT NULL)",),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 
@@ -209,6 +210,8 @@ SYNCHRONOUS: Mapping[str, Literal["FULL", "NORMAL"]] = MappingProxyType(
         "journals": "FULL",
         # Whoever added a turn was told that it is kept.
         "conversation_turns": "FULL",
+        # A state that is forgotten is worked out again.
+        "plan_states": "NORMAL",
         # A transition that is forgotten is found out again by the next failure. A probe waits for its claim.
         "circuits": "NORMAL",
     }

@@ -28,7 +28,7 @@ from typing import Any, TypeAlias, TypeVar
 from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Settlement, Worker
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import StoreError
-from headrace.store import budgets, circuits, conversations, keys, ledger
+from headrace.store import budgets, circuits, conversations, keys, ledger, plans
 from headrace.store.journal import Charged, Ended, Journal, Started
 from headrace.store.recovery import TAKEN, positioned, recover
 from headrace.store.rows import (
@@ -373,6 +373,14 @@ class SQLiteStore:
 
     async def turns(self, conversation: str) -> list[bytes]:
         return await self._read(lambda connection: conversations.turns(connection, conversation))
+
+    # --- plan states -----------------------------------------------------------------------------------------------------
+
+    def record_plan(self, key: bytes, state: bytes) -> None:
+        self._note(lambda connection: plans.keep(connection, key, state))
+
+    async def find_plan(self, keys: Sequence[bytes]) -> tuple[int, bytes] | None:
+        return await self._read(lambda connection: plans.find(connection, keys))
 
     async def balances(self, since: float) -> list[Balance]:
         await self._settled()
