@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.gateway.gate import ask, config, gated
+from tests.gateway.gate import KEY, OTHER, ask, config, gated
 
 import headrace
 from headrace.client import Client
@@ -145,3 +145,32 @@ def test_a_stream_from_the_cache_has_its_usage(tmp_path: Path) -> None:
             assert [one.headers["x-headrace-cache"] for one in (first, second)] == ["miss", "hit-exact"]
             counts = [re.findall(re.escape(mark) + rb"\s*(\d+)", one.body) for one in (first, second)]
             assert counts[0] and counts[0][-1] == counts[1][-1] != b"0", counts
+
+
+def test_two_keys_and_two_system_prompts_at_once_never_cross(tmp_path: Path) -> None:
+    """120 requests in flight together are one upstream for each key and system prompt, and each asker has its own scope's answer."""
+    more = '[routes.both.cache]\nsemantic = true\nmax_wrong = 0.05\nlookup = "5s"\n'
+    with FakeProvider() as provider, gated(provider, tmp_path, config(provider, more=more)) as gate:
+
+        def asked(number: int) -> tuple[int, str, str]:
+            key, system = (KEY, OTHER)[number % 2], ("Be brief.", "Be rude.")[number // 2 % 2]
+            body = {
+                "model": "both",
+                "messages": [
+                    {"role": "system", "content": system},
+                    {"role": "user", "content": "How do I activate my new card?"},
+                ],
+            }
+            got = gate.http("POST", "/v1/chat/completions", json.dumps(body).encode(), key=key)
+            assert got.status == 200, got
+            return number % 4, got.json["choices"][0]["message"]["content"], got.headers["x-headrace-cache"]
+
+        for text in ("one", "two", "three", "four"):
+            provider.reply(text)
+        with ThreadPoolExecutor(120) as pool:
+            got = list(pool.map(asked, range(120)))
+        assert len(provider.requests) == 4
+        answers = {scope: {text for one, text, _ in got if one == scope} for scope in range(4)}
+        assert all(len(texts) == 1 for texts in answers.values()), answers
+        assert set().union(*answers.values()) == {"one", "two", "three", "four"}
+        assert sum(how == "miss" for *_, how in got) == 4

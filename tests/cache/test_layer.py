@@ -333,6 +333,34 @@ def test_lifetimes() -> None:
     run(main(), house.clock)
 
 
+def test_what_has_ended_makes_room_without_being_asked_for() -> None:
+    """The next answer that is kept drops it, in memory and in the file."""
+    house = House()
+    gone: list[str] = []
+
+    class File:
+        errors = 0
+
+        def remove(self, ids: list[str]) -> None:
+            gone.extend(ids)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: None
+
+    async def main() -> None:
+        house.cache._kept = File()
+        await house.ask("How is the weather?")
+        (old,) = house.cache.shelf
+        await house.ask("What is a tort?")
+        assert len(house.cache.shelf) == 2 and gone == []
+        await house.clock.sleep(61)
+        await house.ask("What is an annulment?")
+        assert [entry.text for entry in house.cache.shelf] == ["What is a tort?", "What is an annulment?"]
+        assert gone == [old.id]
+
+    run(main(), house.clock)
+
+
 def test_a_failure_of_a_part_is_a_miss(caplog: pytest.LogCaptureFixture) -> None:
     """Shelf, kept file, encoder, damaged entry: the request is answered as if there were no cache."""
 

@@ -46,7 +46,9 @@ _REPLY_IDS = {"openai-chat": "chatcmpl-", "anthropic": "msg_"}
 
 
 class Kept(Protocol):
-    """Where entries outlive the process."""
+    """Where entries outlive the process; `errors` counts what failed."""
+
+    errors: int
 
     def on_loop(self) -> None: ...
 
@@ -349,6 +351,7 @@ class Cache:
         if any(at >= started and selection.takes(entry) for at, selection in self._purged):
             self.counts.refused["thrown away while it was asked for"] += 1
             return
+        self._drop(self.shelf.ended(wall))
         self._vector(entry, key, policy)
         self.shelf.put(entry)
         if self._kept is not None:
@@ -421,7 +424,14 @@ class Cache:
         self._purged.append((now, selection))
         return len(gone)
 
+    @property
+    def store_errors(self) -> int:
+        """Reads and writes of the file that failed; the entries concerned live in memory only."""
+        return 0 if self._kept is None else self._kept.errors
+
     def _drop(self, ids: list[str]) -> None:
+        if not ids:
+            return
         self.shelf.remove(ids)
         if self._kept is not None:
             self._kept.remove(ids)

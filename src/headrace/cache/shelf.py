@@ -53,6 +53,7 @@ class Shelf:
         self._canonical: dict[bytes, str] = {}
         self._slabs: dict[bytes, Slab] = {}
         self._heap: list[tuple[float, str]] = []
+        self._ends: list[tuple[float, str]] = []
         self._floor = 0.0
         self._base: dict[str, float] = {}
 
@@ -100,8 +101,18 @@ class Shelf:
         self.bytes += entry.size
         self._base[entry.id] = self._floor
         heapq.heappush(self._heap, (self._priority(entry), entry.id))
+        heapq.heappush(self._ends, (entry.expires, entry.id))
         if self.bytes > self.max_bytes:
             self._make_room()
+
+    def ended(self, wall: float) -> list[str]:
+        """The ids of entries whose life is over at `wall`, seconds since 1970; each is told once."""
+        ids: list[str] = []
+        while self._ends and self._ends[0][0] <= wall:
+            _, id_ = heapq.heappop(self._ends)
+            if id_ in self._by_id:
+                ids.append(id_)
+        return ids
 
     def _priority(self, entry: Entry) -> float:
         return self._base[entry.id] + (1 + entry.hits) * entry.worth / entry.size
@@ -154,4 +165,6 @@ class Shelf:
         if len(self._heap) > 64 + 4 * len(self._by_id):
             self._heap = [(self._priority(entry), id_) for id_, entry in self._by_id.items()]
             heapq.heapify(self._heap)
+            self._ends = [(entry.expires, id_) for id_, entry in self._by_id.items()]
+            heapq.heapify(self._ends)
         return found

@@ -39,6 +39,7 @@ def report(engine: Engine) -> dict[str, Any]:
         "max_bytes": cache.shelf.max_bytes,
         "evictions": cache.shelf.evictions,
         "failures": cache.failures,
+        "store_errors": cache.store_errors,
         "in_flight": len(cache.flights),
         "groups": [
             {"route": route, "tenant": tenant, "entries": entries, "bytes": size, "hits": hits}
