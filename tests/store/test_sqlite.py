@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from headrace.budget.leases import Worker
 from headrace.call import Attempt, Call
 from headrace.errors import StoreError
 from headrace.store import Actor, StoredKey
-from headrace.store.schema import APPLICATION_ID, STEPS, prepare
+from headrace.store.schema import APPLICATION_ID, STEPS, SYNCHRONOUS, prepare
 from headrace.store.sqlite import SQLiteStore
 from headrace.types import Target
 
@@ -498,3 +499,34 @@ def test_a_program_that_forgets_to_close_keeps_its_rows(tmp_path: Path) -> None:
     assert worker.returncode == 0, err
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT request_id FROM calls").fetchall() == [("late",)]
+
+
+def test_every_table_has_its_level_of_sync(tmp_path: Path) -> None:
+    """Chosen table by table, and what is written runs under it: a claim of a probe waits for no disk, a lease and a key do."""
+    prepare(tmp_path / "x.db")
+    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    assert {name for (name,) in tables} == set(SYNCHRONOUS)
+    seen: dict[str, str] = {}
+
+    async def main() -> None:
+        store = SQLiteStore(tmp_path / "x.db")
+        connection = await store._run(lambda c: c)
+
+        sqls: list[str] = []
+        connection.set_trace_callback(sqls.append)
+        await store.claim_probe("a/x", 1.0, 2.0, "w")
+        await store.lease(Worker("w", 1), [], 0.0)
+        record(store, "r1")
+        await store.flush()
+        await store.aclose()
+        level = ""
+        for sql in sqls:
+            if sql.startswith("PRAGMA synchronous="):
+                level = sql.partition("=")[2]
+            for table in ("circuits", "budget_workers", "attempts"):
+                if sql.startswith(f"INSERT INTO {table} "):
+                    seen[table] = level
+
+    asyncio.run(main())
+    assert seen == {table: SYNCHRONOUS[table] for table in ("circuits", "budget_workers", "attempts")}

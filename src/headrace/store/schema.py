@@ -196,6 +196,8 @@ def connect(path: Path) -> sqlite3.Connection:
 
 SYNCHRONOUS: Mapping[str, Literal["FULL", "NORMAL"]] = MappingProxyType(
     {
+        # The secret under which keys are hashed: without it none is found again.
+        "meta": "FULL",
         # Whoever made, rotated or revoked a key was told so: a power cut must not bring a revoked key back.
         "keys": "FULL",
         "audit": "FULL",
