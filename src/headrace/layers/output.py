@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.call import Attempt
 from headrace.clock import Clock
 from headrace.errors import InvalidOutput, InvalidRequest, Malformed, ProviderRejected, StreamBroken
 from headrace.handler import Body, Handler, OneBatch, Request, Stream, assemble
@@ -107,8 +108,8 @@ class Output:
                 again = _again(asked.body.chat, invalid.reply, invalid.error.received, mode, invalid.error)
                 asked = msgspec.structs.replace(asked, body=Body(chat=again), purpose="reask")
             finally:
-                if request.call.attempts:
-                    request.call.attempts[-1].judge()
+                if (attempt := _attempt(request)) is not None:
+                    attempt.judge()
         raise AssertionError("the second question returns or raises")
 
     @staticmethod
@@ -129,8 +130,8 @@ class Output:
                 problem=str(mismatch),
             )
             # It was paid for, and it bought nothing.
-            if call.attempts:
-                call.attempts[-1].judge(error)
+            if (attempt := _attempt(request)) is not None:
+                attempt.judge(error)
             raise _Invalid(error, reply) from None
         if judged.steps:
             call.warn(f"the answer of {target} was repaired: {', '.join(judged.steps)}")
@@ -155,6 +156,11 @@ class Output:
         finally:
             await stream.aclose()
         return frames
+
+
+def _attempt(request: Request) -> Attempt | None:
+    """The latest at this target; another target may have been asked beside it."""
+    return next((a for a in reversed(request.call.attempts) if a.target == request.target), None)
 
 
 def _form(request: Request) -> Shape[Any] | None:
