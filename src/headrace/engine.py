@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from headrace import dialects
-from headrace.budget import Caps, OpenAccount, Purse, Reserve, bound
+from headrace.budget import Account, Caps, OpenAccount, Purse, Reserve, bound
 from headrace.call import Call, Nanodollars
 from headrace.clock import Clock, SystemClock
 from headrace.context import Context, Library
@@ -334,8 +334,7 @@ class Engine:
         call.purpose, call.key_id, call.tenant, call.user = purpose, of.key_id, of.tenant, of.user
         call.team, call.tags, call.route = of.team, {**of.tags, "for": of.id}, model
         route = self.route(model)
-        if route.name != request.route.name:
-            route = msgspec.structs.replace(route, budgets=(*request.route.budgets, *route.budgets))
+        account = request.account
         asked = Request(
             body=Body(chat=chat),
             route=route,
@@ -344,7 +343,11 @@ class Engine:
             wants_usage=True,
             max_tokens=route.output_limit(chat.max_tokens),
             budgets=request.budgets,
-            max_cost=request.max_cost,
+            aside_of=(request.route, *request.aside_of),
+            # The account has the pot of the request's own limit; before there is one, the limit itself holds.
+            pots=account.pots if isinstance(account, Account) else request.pots,
+            max_cost=None if isinstance(account, Account) else request.max_cost,
+            max_total_tokens=None if isinstance(account, Account) else request.max_total_tokens,
             timeout_s=timeout_s,
         )
         try:

@@ -13,6 +13,7 @@ import pytest
 from tests.gateway.gate import config
 
 from headrace import AsyncClient, Text, load
+from headrace.budget import Account, Caps, Pot
 from headrace.content import assistant, user
 from headrace.context import Log, Plan
 from headrace.context.abstract import Abstracts, believed, question
@@ -134,7 +135,17 @@ def test_minutes_are_in_the_name_of_the_caller_and_under_its_budgets() -> None:
         assert (call.purpose, call.user, call.tenant, call.key_id) == ("summary", "u", "t", "k")
         assert call.tags == {"a": "b", "for": of.call.id}
         assert (asked[0].budgets, asked[0].max_cost, asked[0].timeout_s) == (keys, 7, 1.0)
-        assert asked[0].route.budgets == (mine,) and asked[0].route.cascade[0].model == "m"
+        assert asked[0].route.cascade[0].model == "m"
+        assert [cap.owner for cap in Caps().of(asked[0])] == ["key k", "route talk"]
+        # Within the request's account it draws from the same pot.
+        pot = Pot("this request", 7)
+        account = Account(engine.purse, (), [pot], of.body, downgrade=False)
+        within = msgspec.structs.replace(of, account=account)
+        await engine.aside(within, "openai/m", question(TURNS), purpose="summary", timeout_s=1.0)
+        assert (asked[1].pots, asked[1].max_cost) == ((pot,), None)
+        # Asked on behalf of what was itself asked aside, each route's budget holds once.
+        await engine.aside(asked[0], "openai/n", question(TURNS), purpose="summary", timeout_s=1.0)
+        assert [cap.owner for cap in Caps().of(asked[2])] == ["key k", "route talk"]
         await engine.aclose()
 
     asyncio.run(main())

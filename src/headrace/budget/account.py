@@ -45,7 +45,8 @@ class Caps:
 
     def of(self, request: Request) -> tuple[Cap, ...]:
         """The budgets that hold for `request`."""
-        if not self.any and not request.budgets and not request.route.budgets:
+        routes = request.route.budgets or any(route.budgets for route in request.aside_of)
+        if not self.any and not request.budgets and not routes:
             return ()
         return tuple(self._each(request))
 
@@ -54,8 +55,9 @@ class Caps:
         yield from self._everything
         for budget in request.budgets:
             yield Cap.of("key", call.key_id or "", budget)
-        for budget in request.route.budgets:
-            yield Cap.of("route", request.route.name, budget)
+        for route in {route.name: route for route in (*request.aside_of, request.route)}.values():
+            for budget in route.budgets:
+                yield Cap.of("route", route.name, budget)
         if call.user is not None:
             for budget in self._users.get(call.user, self._users.get("*", ())):
                 yield Cap.of("user", call.user, budget)
@@ -100,16 +102,17 @@ class Account:
     Attributes:
         hard: Whether any limit refuses; an output limit is written into the request then.
         hard_money: Whether one in money does; a target without a price is refused then.
+        pots: Those that live in this process alone; what is asked on the request's behalf draws from them too.
     """
 
-    __slots__ = ("_body", "_caps", "_downgrade", "_input_bound", "_pots", "_purse", "hard", "hard_money")
+    __slots__ = ("_body", "_caps", "_downgrade", "_input_bound", "_purse", "hard", "hard_money", "pots")
 
     def __init__(
         self, purse: Purse, caps: Sequence[Cap], pots: Sequence[Pot], body: Body, *, downgrade: bool
     ) -> None:
         self._purse = purse
         self._caps = caps
-        self._pots = pots
+        self.pots = tuple(pots)
         self._body = body
         self._downgrade = downgrade
         self._input_bound: int | None = None
@@ -136,7 +139,7 @@ class Account:
         if worst.cost is None and self.hard_money:
             raise _unpriced(target)
         cost = worst.cost or 0
-        needs = [(pot, cost if pot.unit == "usd" else worst.tokens) for pot in self._pots]
+        needs = [(pot, cost if pot.unit == "usd" else worst.tokens) for pot in self.pots]
         for pot, need in needs:
             if need > pot.left:
                 raise _exceeded(

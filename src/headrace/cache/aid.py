@@ -193,6 +193,7 @@ async def judged(inner: Handler, request: Request, route: Route, first: str, sec
         request,
         body=Body(chat=chat),
         route=route,
+        aside_of=(request.route, *request.aside_of),
         stream=False,
         wants_usage=False,
         headers=(),
