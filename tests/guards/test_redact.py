@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.guards import KINDS, Redactor, Restorer, redact, restore
-from headrace.guards.redact import PLACEHOLDER, as_json, exchanger
+from headrace.guards.redact import PLACEHOLDER, _few, _many, as_json, exchanger
 
 VALUES = [
     "ann@example.com",
@@ -80,6 +80,29 @@ def test_one_value_may_be_the_beginning_of_another() -> None:
     """The longer one is not taken for the shorter one and a rest."""
     values = Redactor(("email",)).values(["ann@example.co", "ann@example.com"])
     assert exchanger(values)("ann@example.com, ann@example.co") == "[EMAIL_2], [EMAIL_1]"
+
+
+@given(
+    st.sets(st.text(alphabet="ab c", min_size=1, max_size=9), min_size=1, max_size=8),
+    st.text(alphabet="ab c", max_size=60),
+)
+def test_many_values_are_exchanged_as_few_are(values: set[str], text: str) -> None:
+    """The table for thousands of values does what the pattern for some does."""
+    names = {value: f"[X_{number}]" for number, value in enumerate(sorted(values), 1)}
+    assert _many(names)(text) == _few(names)(text)
+
+
+def test_thousands_of_values_cost_what_the_text_is_long() -> None:
+    """A table of ten thousand people, half a megabyte."""
+    text = "\n".join(f"{n},Ann Smith,person{n}@example.com,Main Street {n}" for n in range(10_000))
+    started = time.perf_counter()
+    redacted, values = redact(text, ("email",))
+    restorer = Restorer(values)
+    again = (
+        "".join(restorer.feed(redacted[at : at + 7]) for at in range(0, len(redacted), 7)) + restorer.close()
+    )
+    assert time.perf_counter() - started < 10.0
+    assert again == text and len(values) == 10_000 and "@" not in redacted
 
 
 @pytest.mark.parametrize("encode", [str, as_json])

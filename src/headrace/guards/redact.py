@@ -40,6 +40,9 @@ KINDS = tuple(_FINDERS)
 
 PLACEHOLDER = re.compile(r"\[[A-Z][A-Z0-9_]{0,40}_[1-9][0-9]{0,8}\]")
 
+FEW = 64
+"""Values up to which one pattern of them all is faster than a table."""
+
 SHORT = 6
 """A value with fewer characters is exchanged elsewhere only where it stands as a word."""
 
@@ -141,6 +144,10 @@ def exchanger(values: Values, *, also_json: bool = False) -> Callable[[str], str
         for value, placeholder in list(names.items()):
             names.setdefault(as_json(value), placeholder)
             names.setdefault(json.dumps(value)[1:-1], placeholder)
+    return _few(names) if len(names) <= FEW else _many(names)
+
+
+def _few(names: Mapping[str, str]) -> Callable[[str], str]:
     # The longest first: one value may be the beginning of another.
     pattern = re.compile("|".join(map(_literal, sorted(names, key=len, reverse=True))))
 
@@ -151,6 +158,36 @@ def exchanger(values: Values, *, also_json: bool = False) -> Callable[[str], str
         return pattern.sub(lambda match: names[match[0]], text)
 
     return exchange
+
+
+def _many(names: Mapping[str, str]) -> Callable[[str], str]:
+    """A pattern of thousands of words tries them all at each place; here a place is looked up, by its first letters and by how long
+    the values are that begin so."""
+    size = min(4, *map(len, names))
+    lengths: dict[str, list[int]] = {}
+    for length, beginning in sorted({(len(value), value[:size]) for value in names}, reverse=True):
+        lengths.setdefault(beginning, []).append(length)
+
+    def exchange(text: str) -> str:
+        pieces: list[str] = []
+        done = at = 0
+        while at < len(text):
+            for length in lengths.get(text[at : at + size], ()):
+                value = text[at : at + length]
+                if value in names and _stands(value, text, at):
+                    pieces += (text[done:at], names[value])
+                    done = at = at + length
+                    break
+            else:
+                at += 1
+        return "".join([*pieces, text[done:]]) if pieces else text
+
+    return exchange
+
+
+def _stands(value: str, text: str, at: int) -> bool:
+    """Whether a short value is a word of its own there; a longer one need not be."""
+    return len(value) >= SHORT or re.compile(_literal(value)).match(text, at) is not None
 
 
 def _literal(value: str) -> str:
@@ -191,25 +228,31 @@ def restore(text: str, values: Values, *, encode: Callable[[str], str] = str) ->
     return PLACEHOLDER.sub(put_back, text)
 
 
+def beginnings(values: Values) -> frozenset[str]:
+    """With what a placeholder of `values` may begin, short of the whole."""
+    return frozenset(name[:end] for name in values for end in range(1, len(name)))
+
+
 class Restorer:
     """`restore` of a text that comes in pieces: whatever the pieces, the same text comes out.
 
     Kept back is only the end of a piece with which a placeholder of `values` may begin.
     """
 
-    __slots__ = ("_encode", "_held", "_longest", "_values")
+    __slots__ = ("_beginnings", "_encode", "_held", "_longest", "_values")
 
     def __init__(self, values: Values, *, encode: Callable[[str], str] = str) -> None:
         self._values = values
         self._encode = encode
         self._longest = max(map(len, values), default=0)
+        self._beginnings = beginnings(values)
         self._held = ""
 
     def feed(self, piece: str) -> str:
         """What can be said once `piece` has come."""
         text = self._held + piece
         at = text.rfind("[", -self._longest + 1 if self._longest > 1 else len(text))
-        if at >= 0 and text[-1] != "]" and any(name.startswith(text[at:]) for name in self._values):
+        if at >= 0 and text[at:] in self._beginnings:
             self._held = text[at:]
             text = text[:at]
         else:

@@ -28,7 +28,7 @@ from headrace.dialects.texts import (
     member,
 )
 from headrace.guards import Values, restore
-from headrace.guards.redact import PLACEHOLDER, as_json
+from headrace.guards.redact import PLACEHOLDER, as_json, beginnings
 from headrace.types import (
     Batch,
     BlockStart,
@@ -77,12 +77,13 @@ class Restored:
         json_text: The answer's text is JSON, so that values in it are written as JSON writes them.
     """
 
-    __slots__ = ("_held", "_json_text", "_longest", "_tails", "_values")
+    __slots__ = ("_beginnings", "_held", "_json_text", "_longest", "_tails", "_values")
 
     def __init__(self, values: Values, *, json_text: bool = False) -> None:
         self._values = values
         self._json_text = json_text
         self._longest = max(map(len, values))
+        self._beginnings = beginnings(values)
         self._tails: dict[tuple[int, str], _Tail] = {}
         self._held: deque[_Held] = deque()
 
@@ -138,7 +139,7 @@ class Restored:
         value = ""
         if begun is not None:
             joined = begun.text + text
-            if self._may_begin(joined):
+            if joined in self._beginnings:
                 held.texts[position] = text
                 begun.parts.append((held, position, len(text)))
                 begun.text = joined
@@ -150,15 +151,12 @@ class Restored:
                     before.texts[at] = before.texts[at][:-share]
                 value, text = self._written(name[0], event.kind), joined[name.end() :]
         at = text.rfind("[", max(0, len(text) - self._longest))
-        tail = text[at:] if at >= 0 and self._may_begin(text[at:]) else ""
+        tail = text[at:] if at >= 0 and text[at:] in self._beginnings else ""
         whole = text[: len(text) - len(tail)]
         put_back = self._put_back_json if self._is_json(event.kind) else self._put_back
         held.texts[position] = value + put_back(whole) + tail
         if tail:
             self._tails[key] = _Tail(tail, [(held, position, len(tail))])
-
-    def _may_begin(self, text: str) -> bool:
-        return any(len(text) < len(name) and name.startswith(text) for name in self._values)
 
     def _is_json(self, kind: str) -> bool:
         return kind == "arguments" or (kind == "text" and self._json_text)
