@@ -226,7 +226,7 @@ class ContextPolicy(msgspec.Struct, frozen=True, kw_only=True):
     `trigger` and `target` of what remains of the budget once system, tools and pins are in it, `summary`, `recall` and
     `documents` of the same, `recall_turn` of the sections of recall and documents for one turn, `margin` of the window. `output` is
     kept free for the answer, in tokens, where the request says nothing; `keep_results` are the newest tool outputs that stay
-    whole. `document_paths` are text files. `summariser` is the route or model that writes the summaries, empty for none.
+    whole. `document_paths` are text files. `summariser` is the route or model that writes the summaries, empty for none. The first `pins` turns of the user always stay, word for word.
     """
 
     budget: int | None = None
@@ -241,6 +241,7 @@ class ContextPolicy(msgspec.Struct, frozen=True, kw_only=True):
     keep_results: int = 3
     document_paths: tuple[str, ...] = ()
     summariser: str = ""
+    pins: int = 0
 
 
 class AnswerPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from types import ModuleType
 
 import msgspec
@@ -10,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.context.histories import histories
 
-from headrace.context import Log, Period, Plan, Profile, pack, plan
+from headrace.context import Log, Period, Plan, Profile, input_limit, pack, plan
 from headrace.context.plan import Keep, Note
 from headrace.errors import ContextTooLong
 from headrace.handler import ContextPolicy
@@ -415,5 +417,66 @@ def test_a_pin_stays_word_for_word() -> None:
     made = plan(log, ContextPolicy(), Profile(limit=2500), pins=(6,))
     assert made.period.cut > 6
     assert 6 in [packed.turn for packed in pack(log, made)]
+    first = plan(log, ContextPolicy(pins=2), Profile(limit=2500))
+    assert [packed.turn for packed in pack(log, first)][:2] == [0, 2]
+    assert first.turns[2].why == "pinned" and first.period.cut > 2
     with pytest.raises(ValueError, match="cannot be pinned"):
         plan(log, ContextPolicy(), Profile(limit=2500), pins=(7,))
+
+
+def test_a_compaction_that_frees_little_waits_until_it_must() -> None:
+    """Beyond the trigger, but within the limit, the prompt cache is not given up for less than a quarter of the turns; over the limit it is."""
+    big = [Message(role="user", content=(Text(text=" ".join(f"big{k}" for k in range(400))),))]
+    small = conversation(3, words=4)
+    log, policy = Log.of([*small[:2], *big]), ContextPolicy(recall=0.0, summary=0.0)
+    tokens = sum(turn.tokens.bound for turn in log.turns)
+    waits = plan(log, policy, Profile(limit=tokens + 10))
+    assert waits.tokens > (tokens + 10) * policy.trigger and not waits.compacted and not waits.changed
+    must = plan(log, policy, Profile(limit=tokens - 10))
+    assert must.compacted and must.period.cut == 2
+
+
+def test_a_plan_changes_neither_the_log_nor_what_an_earlier_plan_was_made_from() -> None:
+    """Planning for one target after another leaves every turn as it was said, and the first target's plan as it was."""
+    log = Log.of(conversation(61))
+    before = list(log.turns)
+    first = plan(log, ContextPolicy(), Profile(limit=2500))
+    for limit in (900, 1500, 100_000):
+        plan(log, ContextPolicy(), Profile(limit=limit), period=None)
+    assert log.turns == before and all(a is b for a, b in zip(log.turns, before, strict=True))
+    assert plan(log, ContextPolicy(), Profile(limit=2500)) == first
+
+
+def test_segments_say_what_they_cover_and_who_made_them() -> None:
+    """Every evicted turn is in exactly one segment, in order; each has its level, its maker and a digest of its facts."""
+    made = plan(Log.of(conversation(201)), ContextPolicy(), Profile(limit=2500))
+    segments = made.period.segments
+    assert len(segments) > 1 and made.period.compactions > 4
+    assert segments[0].first == 0
+    for one, two in itertools.pairwise(segments):
+        assert two.first == one.last + 1 and two.level <= one.level
+    assert segments[-1].last == made.period.cut - 1
+    assert max(part.level for part in segments) <= math.log(made.period.compactions, 4)
+    assert {part.made_by for part in segments} == {"extractive"}
+    assert len({part.digest for part in segments}) == len(segments)
+
+
+@pytest.mark.parametrize(
+    ("window", "max_input", "output", "budget", "limit"),
+    [
+        (None, None, None, None, None),
+        (100_000, None, 1_000, None, 97_000),
+        (100_000, None, None, None, 93_904),
+        (8_000, None, None, None, 5_840),
+        (100_000, 50_000, 1_000, None, 49_000),
+        (100_000, None, 1_000, 700, 700),
+    ],
+)
+def test_input_output_and_margin_fit_the_window(
+    window: int | None, max_input: int | None, output: int | None, budget: int | None, limit: int | None
+) -> None:
+    """The limit of input leaves the margin (2 %) and the answer's tokens: those asked for, else the policy's, at most a quarter."""
+    policy = ContextPolicy(budget=budget)
+    assert input_limit(policy, window=window, max_input=max_input, output=output) == limit
+    if limit is not None and window is not None and output is not None:
+        assert limit + output + window * policy.margin <= window

@@ -35,6 +35,7 @@ def read_context(route: Table, folder: Path) -> ContextPolicy | None:
         output=table.integer("output", usual.output, 1, 10_000_000),
         keep_results=table.integer("keep_results", usual.keep_results, 1, 1000),
         document_paths=tuple(paths),
+        pins=table.integer("pins", usual.pins, 0, 100),
         summariser=table.text("summariser") or usual.summariser,
     )
     shares.close()

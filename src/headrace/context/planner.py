@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
+from itertools import islice
 
 import msgspec
 
@@ -79,7 +80,7 @@ def plan(
 
     Args:
         period: Where the plan of an earlier request of this very log ended; None replays from the start.
-        pins: User turns that always stay, word for word.
+        pins: User turns that always stay, word for word, beside those that the policy pins.
         documents: Texts that belong to every request of the route; pieces of them are recalled as turns are.
         summarise: In place of the extractive summariser.
 
@@ -117,6 +118,9 @@ class _Planner:
                 raise ValueError(f"turn {pin} cannot be pinned: it is not a user's turn of this log")
         self.log, self.turns, self.policy, self.profile = log, log.turns, policy, profile
         self.documents, self.summarise = documents, summarise
+        if policy.pins:
+            opening = (turn.id for turn in log.turns if turn.opens)
+            pins |= frozenset(islice(opening, policy.pins))
         self.tally = log.tally(profile.factor, pins)
 
     # --- the budget ---------------------------------------------------------------------------------------------------
