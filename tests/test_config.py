@@ -913,7 +913,10 @@ def test_every_key_is_documented(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def noted(table: Table) -> None:
         if len(table.path) in (1, 2, 3):
-            section = "budgets" if "budget" in table.path else str(table.path[0])
+            section = next(
+                (f"{name}s" for name in ("budget", "limit") if {name, f"{name}s"} & {*table.path[2:]}),
+                str(table.path[0]),
+            )
             known.setdefault(section, set()).update(table.known)
         close(table)
 
@@ -930,6 +933,7 @@ def test_every_key_is_documented(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         "local",
         "prices",
         "budgets",
+        "limits",
     }
     for section, names in known.items():
         text = re.search(rf"^## `\[{section}\b.*?(?=^## )", PAGE, re.DOTALL | re.MULTILINE)

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from headrace.errors import Forbidden
-from headrace.types import Budget
+from headrace.types import Budget, Limits
 
 __all__ = ["ROLES", "KeyRole", "KeyTerms", "allows", "require"]
 
@@ -24,6 +24,7 @@ class KeyTerms(Struct, frozen=True, kw_only=True):
         tenant: Whose data it sees; nothing is shared between tenants.
         routes, models: What it may ask for: names of routes; `provider/model`, or `provider/*` for all of a provider's. Both empty: all.
         budgets: Held against what this key spends.
+        limits: How fast it may ask.
         expires_wall: From then on, seconds since 1970, it is good no more; None for never.
     """
 
@@ -34,6 +35,7 @@ class KeyTerms(Struct, frozen=True, kw_only=True):
     routes: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    limits: Limits | None = None
     expires_wall: float | None = None
 
     @property

@@ -171,7 +171,8 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Call(msgspec.Struct, kw_only=True):
-    """One logical call. `guarded` counts what a guard did, by deed (`redact`, `flag`, `block`) and kind (`email`, `injection`, ...). `purpose` is `answer`, or why Headrace itself asks (`summary`, `judge`, `audit`, `reask`, `guard`)."""
+    """One logical call. `guarded` counts what a guard did, by deed (`redact`, `flag`, `block`) and kind (`email`, `injection`, ...), `limits` is how
+    the rate limits that hold for it stood when it came (`headrace.gcra.Standing`). `purpose` is `answer`, or why Headrace itself asks (`summary`, `judge`, `audit`, `reask`, `guard`)."""
 
     id: str
     started_at: float
@@ -192,6 +193,7 @@ class Call(msgspec.Struct, kw_only=True):
     warnings: list[str] = []
     guarded: dict[tuple[str, str], int] = {}
     plan: object | None = None
+    limits: tuple[object, ...] = ()
     status: int | None = None
     duration_s: float | None = None
     on_end: list[Callable[[Call], None]] = []

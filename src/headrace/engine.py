@@ -50,6 +50,7 @@ from headrace.layers.hold import Hold
 from headrace.layers.identity import identity
 from headrace.layers.ledger import Ledger
 from headrace.layers.output import Output
+from headrace.layers.ratelimit import RateLimit
 from headrace.layers.restart import RestartStreams
 from headrace.layers.retry import Retry
 from headrace.layers.timeout import Timeout
@@ -102,6 +103,7 @@ LAYERS: tuple[LayerNote, ...] = (
     LayerNote("trace", "sees refusals too; counts the logical call once and every attempt under it"),
     LayerNote("deadline", "stamps the time after which the caller no longer cares, before anything can wait"),
     LayerNote("identity", "a key that may not use this route is told so before any work"),
+    LayerNote("ratelimit", "a cheap refusal before any work; above the cache, whose hits are requests too"),
     LayerNote(
         "choose",
         "another route by the rules of the one that was asked for; below what the key may ask for, above all that a route decides",
@@ -214,6 +216,7 @@ class Engine:
             "trace": self.trace,
             "deadline": Deadline(self.clock),
             "identity": identity,
+            "ratelimit": self._rate_limit(),
             "choose": Choose(self.clock, self.route, self._budget_left),
             "guard": self._guard(judges or {}),
             "cache": self._cache(random, libraries),
@@ -249,6 +252,12 @@ class Engine:
         await self.store.aclose()
         if self._entries is not None:
             await asyncio.to_thread(self._entries.close)
+
+    def _rate_limit(self) -> RateLimit:
+        settings = self.settings
+        workers = settings.gateway.workers
+        shared = self.store if workers > 1 and settings.store.path is not None else None
+        return RateLimit(self.clock, settings.user_limits, shared, workers)
 
     def _guard(self, judges: Mapping[str, Judge]) -> Layer:
         """The guard, where the settings have one; without, nothing stands there."""

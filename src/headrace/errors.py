@@ -233,7 +233,7 @@ class Refused(HeadraceError):
 
 
 class RateLimited(Refused):
-    """Over a limit on requests or tokens."""
+    """Over a limit on requests or tokens a minute. Without a `retry_after_s` the request itself is too large for the limit."""
 
     kind = "rate_limited"
 

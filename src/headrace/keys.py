@@ -185,6 +185,7 @@ def key_members(key: StoredKey | KeySettings, now: float, balances: Iterable[Bal
         "budget": [
             budget_members(budget, used.get(Cap.of("key", key_id, budget).id, 0)) for budget in key.budgets
         ],
+        "limits": None if key.limits is None else msgspec.structs.asdict(key.limits),
         "created": None if stored is None else moment(stored.created_wall),
         "expires": moment(key.expires_wall),
         "revoked": None if stored is None else moment(stored.revoked_wall),

@@ -35,6 +35,7 @@ __all__ = [
     "FinishReason",
     "Frame",
     "Image",
+    "Limits",
     "Message",
     "Opaque",
     "OpaqueEvent",
@@ -451,6 +452,14 @@ class Budget(Struct, frozen=True, kw_only=True):
     hard: bool = True
     downgrade: bool = False
     zone: str = "UTC"
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How fast somebody may ask: requests (`rpm`) and tokens of input and output together (`tpm`) a minute, each 1 or more, None for no
+    limit. What a minute holds may come at once and is renewed evenly."""
+
+    rpm: int | None = None
+    tpm: int | None = None
 
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]

@@ -124,6 +124,14 @@ def test_a_key_has_the_terms_that_it_was_given(headrace: Any) -> None:
         assert cell in table, cell
 
 
+def test_limits_of_a_key(headrace: Any) -> None:
+    """Requests and tokens a minute, shown in words and in JSON."""
+    made = headrace("keys", "create", "--json", "--rpm", "60", "--tpm", "1000")
+    assert made.json["limits"] == {"rpm": 60, "tpm": 1000}
+    assert "60 requests, 1000 tokens" in " ".join(headrace("keys").out.split())
+    assert headrace("keys", "create", "--rpm", "0").code == 2
+
+
 def test_rotate_and_revoke(headrace: Any, folder: Path) -> None:
     """The former value is good for the grace or not at all; a key that is revoked is good no more, nor is it changed again."""
     first = headrace("keys", "create", "--name", "batch").out.strip()

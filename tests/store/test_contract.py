@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from headrace.call import Attempt, Call
 from headrace.errors import Conflict, StoreError
+from headrace.gcra import MINUTE, Claim, Rate
 from headrace.store import Actor, Store, StoredKey
-from headrace.types import Budget, Target, Usage
+from headrace.types import Budget, Limits, Target, Usage
 
 
 def call(id_: str = "req_1", started: float = 1000.0, **more: Any) -> Call:
@@ -245,6 +246,7 @@ KEY = StoredKey(
     routes=("smart", "fast"),
     models=("openai/*",),
     budgets=(Budget(unit="tokens", amount=5, window="day", hard=False, downgrade=True, zone="Asia/Tokyo"),),
+    limits=Limits(rpm=60),
     expires_wall=99.5,
 )
 PLAIN = StoredKey(id="k0", prefix="hr-xyz", created_wall=0.5, tenant="b")
@@ -356,6 +358,29 @@ def test_key_hashes_are_keyed(with_store: Any) -> None:
         assert len(store.key_hash("a")) == 32
         assert store.key_hash("a") != hashlib.sha256(b"a").digest()
         assert len(store.key_hash("\udcff")) == 32
+
+    with_store(body)
+
+
+def test_rate_limits_are_counted(with_store: Any) -> None:
+    """All claims or none; what was not used comes back; a closed store says that it is."""
+
+    async def body(store: Store) -> None:
+        requests, tokens = Rate("a", "key a", "requests", 60), Rate("b", "key a", "tokens", 1000)
+        claims, now = [Claim(requests, 1), Claim(tokens, 600)], 1_800_000_000 * 10**9
+        first = await store.admit(claims, now)
+        assert [one.left for one in first.standings] == [59, 400]
+        second = await store.admit(claims, now)
+        assert second.refused == Claim(tokens, 600)
+        assert second.wait == MINUTE * 200 // 1000
+        assert [one.left for one in second.standings] == [59, 400]
+        store.settle_rates([(grant, 1) for grant in first.grants], now)
+        await store.flush()
+        assert [one.left for one in (await store.admit(claims, now)).standings] == [58, 399]
+        await store.aclose()
+        store.settle_rates([], now)
+        with pytest.raises(StoreError):
+            await store.admit(claims, now)
 
     with_store(body)
 

@@ -16,6 +16,7 @@ from headrace.cli.storage import opened, store_file, whoami
 from headrace.clock import SystemClock
 from headrace.config import KeySettings, Settings, span_of
 from headrace.store import Store, StoredKey
+from headrace.types import Limits
 
 __all__ = ["keys"]
 
@@ -68,6 +69,8 @@ def listed(path: Path | None, every: bool, as_json: bool) -> None:
     metavar="BUDGET",
     help="usd=5,window=day or tokens=1000,...; repeat it.",
 )
+@click.option("--rpm", type=click.IntRange(1, 10**9), help="Requests a minute.")
+@click.option("--tpm", type=click.IntRange(1, 10**9), help="Tokens a minute, input and output together.")
 @click.option("--expires", metavar="WHEN", help="30d, 2030-01-31 or 2030-01-31T12:00:00Z; default: never.")
 @options.as_json
 def create(
@@ -80,6 +83,8 @@ def create(
     routes: tuple[str, ...],
     models: tuple[str, ...],
     budgets: tuple[str, ...],
+    rpm: int | None,
+    tpm: int | None,
     expires: str | None,
     as_json: bool,
 ) -> None:
@@ -96,6 +101,8 @@ def create(
     members = {what: value for what, value in said.items() if value}
     if budgets:
         members["budget"] = [_budget(text) for text in budgets]
+    if rpm or tpm:
+        members["limits"] = {name: value for name, value in (("rpm", rpm), ("tpm", tpm)) if value}
     now = SystemClock.wall()
     issued = opened(settings, lambda store: made.issue(store, members, settings, now=now, by=whoami()))
     _show(console, issued, now, "made")
@@ -223,6 +230,7 @@ def _list(console: Console, settings: Settings, *, every: bool) -> None:
             "team",
             "may ask for",
             "budget",
+            "limits a minute",
             "expires",
         ],
         [_row(key, now, balances) for key in shown],
@@ -249,6 +257,7 @@ def _row(key: StoredKey | KeySettings, now: float, balances: list[Balance]) -> l
         key.team or "",
         ", ".join((*key.routes, *key.models)) or ("all" if key.role == "caller" else "nothing"),
         ", ".join(map(_budget_text, made.key_members(key, now, balances)["budget"])),
+        _limits_text(key.limits),
         made.moment(key.expires_wall) or "never",
     ]
 
@@ -258,6 +267,13 @@ def _budget_text(budget: dict[str, object]) -> str:
     if "usd" in budget:
         return f"${budget['used']} of ${budget['usd']} a {budget['window']}{soft}"
     return f"{budget['used']} of {budget['tokens']} tokens a {budget['window']}{soft}"
+
+
+def _limits_text(limits: Limits | None) -> str:
+    if limits is None:
+        return ""
+    said = ((limits.rpm, "requests"), (limits.tpm, "tokens"))
+    return ", ".join(f"{amount} {unit}" for amount, unit in said if amount)
 
 
 def _show(console: Console, issued: made.Issued, now: float, done: str) -> None:

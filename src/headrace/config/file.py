@@ -15,6 +15,7 @@ from headrace.config.deployments import read_deployments
 from headrace.config.gateway import read_gateway
 from headrace.config.guard import read_guard
 from headrace.config.keys import read_keys
+from headrace.config.limits import read_user_limits
 from headrace.config.places import read_local, read_store
 from headrace.config.prices import read_prices
 from headrace.config.problem import Problem, Report, report
@@ -135,6 +136,7 @@ def _settings(found: Report, source: Path | None, data: Mapping[str, object], cw
         cache=read_cache_settings(root),
         guard=read_guard(root),
         budgets=budgets,
+        user_limits=MappingProxyType(read_user_limits(root)),
     )
     root.close()
     judge_budgets(found, settings)

@@ -10,6 +10,7 @@ from msgspec.structs import asdict
 from headrace.access import ROLES, KeyTerms
 from headrace.config.budgets import read_budgets
 from headrace.config.known import known_providers
+from headrace.config.limits import read_limits
 from headrace.config.problem import Report, closest
 from headrace.config.secret import Secret
 from headrace.config.settings import LOCAL, KeySettings, Settings
@@ -101,10 +102,13 @@ def _read_terms(
         routes=tuple(route for _, route in asked),
         models=tuple(model for _, model in models),
         budgets=read_budgets(table, "budget", zone),
+        limits=read_limits(table),
         expires_wall=table.moment("expires", now),
     )
-    if terms.role != "caller" and (terms.routes or terms.models or terms.budgets):
+    if terms.role != "caller" and (terms.routes or terms.models or terms.budgets or terms.limits):
         table.wrong(
-            "role", f"a key with the role {terms.role} asks no models", "Leave routes, models and budget out."
+            "role",
+            f"a key with the role {terms.role} asks no models",
+            "Leave routes, models, budget and limits out.",
         )
     return terms

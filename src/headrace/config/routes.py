@@ -10,6 +10,7 @@ from headrace.config.cache import read_cache
 from headrace.config.context import read_context
 from headrace.config.guard import read_guard
 from headrace.config.known import known_providers
+from headrace.config.limits import read_limits
 from headrace.config.problem import Report, closest, kind_of
 from headrace.config.providers import read_provider
 from headrace.config.rules import read_rules
@@ -54,6 +55,7 @@ def read_routes(
             hedge=_hedge(table),
             tool_calls=table.choice("tool_calls", ("stream", "whole")) or usual.tool_calls,
             budgets=read_budgets(table, "budget", zone),
+            limits=read_limits(table),
             max_cost=nano(table.money("max_cost_usd")),
             max_total_tokens=table.integer("max_total_tokens", 0, 1, 10**12) or None,
             downgrade=table.choice("on_limit", ON_LIMIT) == "downgrade",

@@ -11,7 +11,7 @@ from typing import Literal
 from headrace.access import KeyTerms
 from headrace.config.secret import Secret
 from headrace.handler import GuardPolicy, Route
-from headrace.types import Budget, Deployment, Headers, Target
+from headrace.types import Budget, Deployment, Headers, Limits, Target
 
 LOCAL = "local"
 """The provider name of the embedded model; always there, configured by `[local]`."""
@@ -173,6 +173,7 @@ class Settings:
         proxy_environ: The proxy variables that are set, by the name they have.
         ca_file: `SSL_CERT_FILE`.
         guard: For every request whose route has none of its own.
+        user_limits: By user; `*` is for each who has none of his own.
     """
 
     source: Path | None
@@ -189,6 +190,7 @@ class Settings:
     cache: CacheSettings = CacheSettings()
     guard: GuardPolicy | None = None
     deployments: Mapping[str, DeploymentSettings] = field(default_factory=dict)
+    user_limits: Mapping[str, Limits] = field(default_factory=dict)
 
     @property
     def default_route(self) -> Route | None:

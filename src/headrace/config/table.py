@@ -19,15 +19,8 @@ MAX_DURATION_S = 86_400.0
 
 _LATER: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "": frozenset({"vectors", "limits", "context", "prompts", "observe"}),
-        "routes": frozenset(
-            {
-                "limits",
-                "output",
-                "retry",
-            }
-        ),
-        "keys": frozenset({"limits"}),
+        "": frozenset({"vectors", "context", "prompts", "observe"}),
+        "routes": frozenset({"output", "retry"}),
         "store": frozenset({"url"}),
     }
 )

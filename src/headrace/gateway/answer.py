@@ -22,11 +22,13 @@ from headrace.errors import (
     HeadraceError,
     InvalidRequest,
     ProviderError,
+    RateLimited,
     Refused,
     ShuttingDown,
     StreamBroken,
 )
 from headrace.gateway.depth import check_depth
+from headrace.gateway.ratelimit import limit_headers
 from headrace.handler import Body, Dialect, Request, Stream, assemble
 from headrace.types import Complete, End, Frame, Headers
 
@@ -133,6 +135,7 @@ class Answering:
             timeout_s=_timeout(headers),
             allowed=identity.allowed,
             budgets=identity.terms.budgets,
+            limits=identity.terms.limits,
             max_cost=_max_cost(headers),
             max_total_tokens=_max_total_tokens(headers),
         )
@@ -241,6 +244,8 @@ def _answer_headers(call: Call, *, whole: bool) -> bytes:
         lines.append(f"x-headrace-cache: {call.cache}\r\n")
         if detail := call.cached.detail():
             lines.append(f"x-headrace-cache-detail: {_clean(detail)}\r\n")
+    if call.limits:
+        lines += limit_headers(call.dialect, call.limits, call.started_wall)
     if call.warnings:
         lines.append(f"x-headrace-warnings: {_clean('; '.join(call.warnings))}\r\n")
     return _id_headers(call) + "".join(lines).encode("latin-1", "replace")
@@ -416,9 +421,12 @@ def error_headers(error: HeadraceError) -> bytes:
     `x-headrace-error` is the kind in one word: a 401 of a provider (`all_targets_failed`) is not one of ours (`unauthorized`).
     """
     lines = [f"x-headrace-error: {error.kind}\r\n"]
-    if isinstance(error, AllTargetsFailed | BudgetExceeded | ProviderError) or not isinstance(error, Refused):
-        lines.append("x-should-retry: false\r\n")
     wait = getattr(error, "retry_after_s", None)
+    final = isinstance(error, AllTargetsFailed | BudgetExceeded | ProviderError) or not isinstance(
+        error, Refused
+    )
+    if final or (isinstance(error, RateLimited) and wait is None):
+        lines.append("x-should-retry: false\r\n")
     if wait is not None:
         lines.append(f"retry-after: {max(0, -int(-wait // 1))}\r\n")
     return "".join(lines).encode()

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Worker
 from headrace.call import Attempt, Call, Nanodollars
+from headrace.gcra import Admission, Claim, Grant
 from headrace.store.memory import MemoryStore
 from headrace.store.rows import Actor, AttemptRow, AuditRow, StoredCircuit, StoredKey, StoredRequest
 
@@ -139,6 +140,17 @@ class Store(Protocol):
 
     async def balances(self, since: float) -> list[Balance]:
         """The budgets' counters of windows that end after wall time `since`."""
+
+    async def admit(self, claims: Sequence[Claim], now: int) -> Admission:
+        """Grant claims on rate limits or none of them (`headrace.gcra.admit`); `now` is in nanoseconds since 1970.
+
+        Raises:
+            StoreError: It could not be written; what was granted nevertheless comes back with time.
+        """
+
+    def settle_rates(self, settled: Sequence[tuple[Grant, int]], now: int) -> None:
+        """Say what the request of each grant has used (`headrace.gcra.settle`). Never raises and never waits; what is lost on the way
+        comes back with time."""
 
     def record_circuit(self, circuit: StoredCircuit) -> None:
         """Tell the other workers of a transition. Never raises and never waits."""

@@ -10,13 +10,18 @@ import msgspec
 
 from headrace.errors import Conflict
 from headrace.store.rows import Actor, AuditRow, StoredKey
-from headrace.types import Budget
+from headrace.types import Budget, Limits
 
 __all__ = ["add", "audit", "find", "listed", "log", "revoke", "rotate"]
 
 _COLUMNS = StoredKey.__struct_fields__
-_LISTS: dict[str, Any] = {"routes": tuple[str, ...], "models": tuple[str, ...], "budgets": tuple[Budget, ...]}
-"""Columns that hold JSON, NULL for nothing."""
+_JSON: dict[str, tuple[Any, Any]] = {
+    "routes": (tuple[str, ...], ()),
+    "models": (tuple[str, ...], ()),
+    "budgets": (tuple[Budget, ...], ()),
+    "limits": (Limits, None),
+}
+"""Columns that hold JSON, each with its type, and with what is NULL there."""
 
 _SELECT = f"SELECT {', '.join(_COLUMNS)}, hash, old_hash FROM keys"  # noqa: S608
 _INSERT = f"INSERT INTO keys ({', '.join(_COLUMNS)}, hash) VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"  # noqa: S608
@@ -26,7 +31,7 @@ _AUDIT_COLUMNS = AuditRow.__struct_fields__
 def add(connection: sqlite3.Connection, key: StoredKey, hash: bytes, by: Actor) -> None:  # noqa: A002
     """Keep a key. Raises `Conflict` where its id, its value or its name (of a key that is not revoked) is taken."""
     values = msgspec.structs.asdict(key)
-    for name in _LISTS:
+    for name in _JSON:
         values[name] = msgspec.json.encode(values[name]).decode() if values[name] else None
     try:
         connection.execute(_INSERT, (*(values[name] for name in _COLUMNS), hash))
@@ -107,6 +112,6 @@ def audit(connection: sqlite3.Connection, limit: int, subject: str | None) -> li
 
 def _key(row: Any) -> StoredKey:
     values = dict(zip(_COLUMNS, row, strict=True))
-    for name, kind in _LISTS.items():
-        values[name] = () if values[name] is None else msgspec.json.decode(values[name], type=kind)
+    for name, (kind, nothing) in _JSON.items():
+        values[name] = nothing if values[name] is None else msgspec.json.decode(values[name], type=kind)
     return StoredKey(**values)

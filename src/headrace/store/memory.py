@@ -14,6 +14,7 @@ import msgspec
 from headrace.budget.leases import Balance, Book, Charge, Demand, Hold, Leased, Settlement, Worker
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import Conflict, StoreError
+from headrace.gcra import Admission, Claim, Counters, Grant
 from headrace.store.conversations import gone_on
 from headrace.store.plans import KEPT
 from headrace.store.rows import (
@@ -58,6 +59,7 @@ class MemoryStore:
         self._former: dict[bytes, bytes] = {}
         self._audit: list[AuditRow] = []
         self._book = Book()
+        self._counters = Counters()
         self._secret = secrets.token_bytes(32)
         self._circuits: dict[str, tuple[int, StoredCircuit]] = {}
         self._circuit_seq = 0
@@ -205,6 +207,16 @@ class MemoryStore:
     async def balances(self, since: float) -> list[Balance]:
         with self._lock:
             return self._book.balances(since)
+
+    async def admit(self, claims: Sequence[Claim], now: int) -> Admission:
+        if self._closed:
+            raise StoreError("the store is closed")
+        with self._lock:
+            return self._counters.admit(claims, now)
+
+    def settle_rates(self, settled: Sequence[tuple[Grant, int]], now: int) -> None:
+        with self._lock:
+            self._counters.settle(settled, now)
 
     def record_circuit(self, circuit: StoredCircuit) -> None:
         with self._lock:

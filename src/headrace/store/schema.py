@@ -182,6 +182,15 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE attempts ADD COLUMN image_tokens INTEGER",),
     ("ALTER TABLE attempts ADD COLUMN deployment TEXT",),
     ("CREATE TABLE plan_states (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, state BLOB NOT NULL)",),
+    (
+        "ALTER TABLE keys ADD COLUMN limits TEXT",
+        # Rate limits that several workers share; nanoseconds since 1970.
+        """CREATE TABLE limits (
+            id TEXT PRIMARY KEY,
+            full_at INTEGER NOT NULL,
+            returned INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+    ),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 
@@ -216,6 +225,8 @@ SYNCHRONOUS: Mapping[str, Literal["FULL", "NORMAL"]] = MappingProxyType(
         "plan_states": "NORMAL",
         # A transition that is forgotten is found out again by the next failure. A probe waits for its claim.
         "circuits": "NORMAL",
+        # Forgotten, they are full again within a minute.
+        "limits": "NORMAL",
     }
 )
 """`PRAGMA synchronous` for a transaction that writes a table, with the reason. FULL: on the disk when the commit returns. NORMAL, in WAL

@@ -28,7 +28,8 @@ from typing import Any, TypeAlias, TypeVar
 from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Settlement, Worker
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import StoreError
-from headrace.store import budgets, circuits, conversations, keys, ledger, plans
+from headrace.gcra import Admission, Claim, Grant
+from headrace.store import budgets, circuits, conversations, keys, ledger, limits, plans
 from headrace.store.journal import Charged, Ended, Journal, Started
 from headrace.store.recovery import TAKEN, positioned, recover
 from headrace.store.rows import (
@@ -343,6 +344,7 @@ class SQLiteStore:
         recover(connection, self.path)
         connection.execute("BEGIN IMMEDIATE")
         budgets.forget(connection, now)
+        limits.forget(connection, int(now * 1e9))
         connection.execute("COMMIT")
 
     def leave(self, worker: Worker) -> None:
@@ -351,6 +353,14 @@ class SQLiteStore:
     def _note(self, write: Callable[[sqlite3.Connection], None]) -> None:
         if self.ready():
             self._queue.put((_Note(write), 0))
+
+    # --- rate limits ---------------------------------------------------------------------------------------------------
+
+    async def admit(self, claims: Sequence[Claim], now: int) -> Admission:
+        return await self._run(lambda connection: limits.admit(connection, claims, now), "limits")
+
+    def settle_rates(self, settled: Sequence[tuple[Grant, int]], now: int) -> None:
+        self._note(lambda connection: limits.settle_all(connection, settled, now))
 
     # --- circuits ------------------------------------------------------------------------------------------------------
 
