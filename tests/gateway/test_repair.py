@@ -138,3 +138,31 @@ def test_what_cannot_be_judged_is_passed_on_and_named(gate: Gate, tmp_path: Path
     assert got.status == 200 and "unevaluatedProperties" in got.headers["x-headrace-warnings"]
     got = gate.post("openai", ask("openai", "fix-openai", n=2, **FORMS["openai"]))
     assert got.status == 200 and "2 answers" in got.headers["x-headrace-warnings"]
+
+
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|aa)*$", "^([a-z]+)*$"])
+def test_a_pattern_that_could_run_for_years_is_not_run(gate: Gate, pattern: str) -> None:
+    """A caller's schema cannot keep a worker busy: the answer is passed on unjudged, at once."""
+    schema = {
+        "type": "object",
+        "properties": {"w": {"type": "string", "pattern": pattern}},
+        "required": ["w"],
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "w", "schema": schema}}
+    gate.provider.reply(json.dumps({"w": "a" * 60 + "!"}))
+    got = gate.post("openai", ask("openai", "fix-openai", response_format=form))
+    assert got.status == 200 and "could run for long" in got.headers["x-headrace-warnings"]
+
+
+def test_ordinary_patterns_are_judged(gate: Gate) -> None:
+    """A repeat or two are no danger: what does not match is asked for again."""
+    schema = {
+        "type": "object",
+        "properties": {"mail": {"type": "string", "pattern": "^[a-z.]+@[a-z.]+$"}},
+        "required": ["mail"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "m", "schema": schema}}
+    gate.provider.script(Answer('{"mail": "ann"}'), Answer('{"mail": "ann@x.org"}'))
+    got = gate.post("openai", ask("openai", "fix-openai", response_format=form))
+    assert json.loads(got.json["choices"][0]["message"]["content"]) == {"mail": "ann@x.org"}

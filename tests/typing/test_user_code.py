@@ -44,6 +44,12 @@ def sync(llm: headrace.Client) -> None:
     reveal_type(llm.chat("fast", label("x"), output=City).value)
     reveal_type(llm.chat("fast", "?").cost)
     reveal_type(llm.chat("fast", "?").prompt_version)
+    reveal_type(llm.map("fast", ["a"], output=City)[0].value)
+    for row in llm.map("fast", [{"text": "a"}], "Say {text}", output=City, resume="run.jsonl", progress=True):
+        reveal_type(row.value)
+    reveal_type(llm.embed("fast", ["a", "b"]).vectors)
+    sure = headrace.first_good("fast", ["openai/gpt-5", ("anthropic/x", 2)], check=lambda answer: answer.finish == "stop")
+    reveal_type(llm.chat(sure, "?", output=City).value)
     with headrace.fake({"capital": "Paris"}) as fake:
         reveal_type(fake.chat("fast", "capital?").text)
         plain: headrace.Answer = fake.chat("fast", "?")
@@ -51,6 +57,7 @@ def sync(llm: headrace.Client) -> None:
 
 async def asynchronous(llm: headrace.AsyncClient) -> None:
     reveal_type((await llm.chat("fast", "?", output=City)).value)
+    reveal_type((await llm.map("fast", ["a"], output=City)).ok)
     async with llm.stream("fast", "?", output=City) as stream:
         reveal_type(stream.final.value)
 """
@@ -66,8 +73,13 @@ REVEALED = [
     "City",
     "int | None",
     "str | None",
+    "City",
+    "City",
+    "list[list[float]]",
+    "City",
     "str",
     "City",
+    "int",
     "City",
 ]
 
@@ -77,6 +89,8 @@ MISTAKES = {
     "llm.chat(3)": "chat|argument",
     'llm.chat("fast", "?", tool=[weather])': "tool",
     'llm.stream("fast", "?").text': "text",
+    'llm.map("fast", ["a"], concurrency="fast")': "concurrency|argument",
+    'llm.embed("fast", 3)': "embed|texts|Argument 2",
 }
 
 

@@ -12,7 +12,7 @@ from re import _constants as op  # type: ignore[attr-defined]  # the parser's ow
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-__all__ = ["MAX_WAYS", "MAX_WIDTH", "compiled"]
+__all__ = ["MAX_WAYS", "MAX_WIDTH", "compiled", "ways"]
 
 MAX_WIDTH = 4_096
 """Characters that a match may have."""
@@ -39,13 +39,18 @@ def compiled(pattern: str) -> re.Pattern[str]:
         raise ValueError(
             f"its matches may be longer than {MAX_WIDTH} characters: write {{1,40}} in place of + and {{0,40}} in place of *"
         )
-    ways = _ways(tree)
-    if ways > MAX_WAYS:
+    found = _ways(tree)
+    if found > MAX_WAYS:
         raise ValueError(
-            f"it can divide a text in {ways if ways < 10**9 else 'too many'} ways, more than {MAX_WAYS}, and could run long: "
+            f"it can divide a text in {found if found < 10**9 else 'too many'} ways, more than {MAX_WAYS}, and could run long: "
             "narrow its repeats, or write {1,40}+ where it need not go back"
         )
     return ready
+
+
+def ways(pattern: str) -> int:
+    """In how many ways `pattern`, which is one, may divide a text of `MAX_WIDTH` characters at one place; capped."""
+    return _ways(parser.parse(pattern))
 
 
 def _ways(tree: Any) -> int:

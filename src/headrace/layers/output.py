@@ -17,9 +17,11 @@ import msgspec
 from headrace.call import Attempt
 from headrace.clock import Clock
 from headrace.errors import InvalidOutput, InvalidRequest, Malformed, ProviderRejected, StreamBroken
+from headrace.guards.pattern import ways
 from headrace.handler import Body, Handler, OneBatch, Request, Stream, assemble
 from headrace.output import Judged, Means, Mismatch, Mode, Shape, judge, modes, phrase, shape_of
 from headrace.output.ask import TOOL_NAME
+from headrace.output.validate import patterns
 from headrace.types import (
     Batch,
     Chat,
@@ -37,6 +39,10 @@ from headrace.types import (
 )
 
 __all__ = ["Output"]
+
+MAX_WAYS = 20_000_000
+"""Ways in which a pattern of a caller's schema may divide a text: two repeats without an end in a row, 0.4 s for the worst text of 4,096
+characters; nested ones, which a short text can keep busy for years, are far above it."""
 
 TARGETS_KEPT = 1024
 """Targets whose rejected modes are remembered; callers may name any model."""
@@ -182,6 +188,12 @@ def _form(request: Request) -> Shape[Any] | None:
     except (InvalidRequest, msgspec.MsgspecError) as error:
         request.call.warn(f"the answer is not judged by the schema: {error}")
         return None
+    for pattern in patterns(shape.schema):
+        if ways(pattern) > MAX_WAYS:
+            request.call.warn(
+                f"the answer is not judged by the schema: the pattern {pattern!r:.80} could run for long"
+            )
+            return None
     return None if shape.wrapped else shape
 
 

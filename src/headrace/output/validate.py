@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-__all__ = ["faults", "refuse_unknown"]
+__all__ = ["faults", "patterns", "refuse_unknown"]
 
 MAX_FAULTS = 10
 """Faults that are told of one value; a model that is asked again needs no more."""
@@ -113,6 +113,20 @@ def _refuse_values(schema: Mapping[str, Any], path: str) -> None:
             re.compile(pattern)
         except (re.error, TypeError, RecursionError, OverflowError) as error:
             raise ValueError(f"{path}: the pattern {pattern!r:.80} is not one of Python's: {error}") from None
+
+
+def patterns(schema: object) -> Iterator[str]:
+    """Every regular expression in a schema, wherever it stands."""
+    if isinstance(schema, Mapping):
+        if isinstance(schema.get("pattern"), str):
+            yield schema["pattern"]
+        if isinstance(schema.get("patternProperties"), Mapping):
+            yield from schema["patternProperties"]
+        for inner in schema.values():
+            yield from patterns(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from patterns(inner)
 
 
 def faults(value: object, schema: Mapping[str, Any] | bool) -> list[str]:
