@@ -22,6 +22,7 @@ from headrace.cli.keys import keys
 from headrace.cli.models import models
 from headrace.cli.prompts import prompts
 from headrace.cli.server import serve
+from headrace.cli.simulate import simulate
 from headrace.errors import ConfigError, HeadraceError, RequestError, StoreError
 
 __all__ = ["FAILED", "INTERRUPTED", "MISSING", "OK", "PIPE", "USAGE", "headrace", "run"]
@@ -79,6 +80,7 @@ for _verb in (
     explain,
     guard,
     stack,
+    simulate,
     doctor,
 ):
     headrace.add_command(_verb)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Outcome,
     )
     from headrace.testing.simulated import Fake, FakeAsyncClient, FakeClient, Unanswered, fake
+    from headrace.testing.simulation import Simulation, Trouble, simulate
     from headrace.testing.wire import (
         Received,
         Wire,
@@ -89,6 +90,7 @@ _HOMES = {
     "handler": ("After", "Hang", "Play", "Scene", "ScriptedHandler", "Wait", "after", "make_request"),
     "provider": ("FakeProvider", "Outcome"),
     "simulated": ("Fake", "FakeAsyncClient", "FakeClient", "Unanswered", "fake"),
+    "simulation": ("Simulation", "Trouble", "simulate"),
     "wire": ("Received", "Wire"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -132,11 +134,13 @@ __all__ = [
     "ScriptedHandler",
     "ServerError",
     "Silence",
+    "Simulation",
     "SlowDrip",
     "Stall",
     "Status",
     "Stuck",
     "TooLong",
+    "Trouble",
     "Unanswered",
     "Wait",
     "Wire",
@@ -145,6 +149,7 @@ __all__ = [
     "fake",
     "make_request",
     "run",
+    "simulate",
     "until",
 ]
 

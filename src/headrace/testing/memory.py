@@ -41,7 +41,7 @@ class MemoryTransport(HTTPTransport):
 
 def _usual(path: str) -> str:
     """The path at the fake provider: providers have their endpoints below paths of their own."""
-    for ending in ("/messages/count_tokens", "/messages", "/chat/completions"):
+    for ending in ("/messages/count_tokens", "/messages", "/chat/completions", "/embeddings"):
         if path.endswith(ending):
             return f"/v1{ending}"
     return path

@@ -71,7 +71,7 @@ def fake(
         answers: What is said to a question that contains the key (the first that does; `*` for any other); or one answer to
             all. None: an echo.
         faults: What the first requests get instead, in order, one each.
-        settings: Your own, so that your routes are what is tried; their store is not touched and their keys go nowhere. None: any
+        settings: Your own, so that your routes are what is tried; their store is not touched, their keys go nowhere, and none is needed. None: any
             name is a model, of its own provider where it names one.
 
     Raises:
@@ -189,7 +189,11 @@ def _outcome(said: Said, request: Received) -> Answer | Fault:
 
 def _settings(own: Settings | None) -> Settings:
     if own is not None:
-        return dataclasses.replace(own, store=StoreSettings())
+        providers = {
+            name: provider if provider.usable else dataclasses.replace(provider, api_key=Secret("fake"))
+            for name, provider in own.providers.items()
+        }
+        return dataclasses.replace(own, providers=MappingProxyType(providers), store=StoreSettings())
     known = {
         row.name: ProviderSettings(
             name=row.name,
