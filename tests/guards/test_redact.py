@@ -193,6 +193,22 @@ def test_no_text_makes_the_finders_run_long(unit: str) -> None:
     assert time.perf_counter() - started < 3.0
 
 
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("+49 30 1234567 4111111111111111", "[PHONE_1] 4111111111111111"),
+        ("+1 415 555 2671 94105", "[PHONE_1] 94105"),
+        ("+3.14159265 3.5 and +37.7749295", "+3.14159265 3.5 and +37.7749295"),
+        ("+12345678901234567890", "+12345678901234567890"),
+        ("DE89 3704 0044 0532 0130 01", "DE89 3704 0044 0532 0130 01"),
+        ("phone 4155552671, order 4155552671x", "phone [PHONE_1], order [PHONE_1]x"),
+    ],
+)
+def test_numbers_beside_numbers(text: str, redacted: str) -> None:
+    """A phone number ends where another number begins; a decimal and the rest of an account are none."""
+    assert redact(text, ("phone",))[0] == redacted
+
+
 def test_kinds_are_named() -> None:
     """The names are public: routes and the documentation use them."""
     assert set(KINDS) == {"secret", "iban", "card", "email", "ip", "phone"}

@@ -170,9 +170,10 @@ def find_ips(text: str) -> Iterator[Span]:
 # --- phone numbers ----------------------------------------------------------------------------------------------------
 
 _NUMBER = re.compile(
-    r"(?:(?<![\w+])\+[ \xa0]?|(?<![\w+#$€£%])(?<!\w[/@&-])(?<!\d[.,:=]))"
-    r"\(?\d(?:[ \xa0./()\u2011\u2013-]{0,2}\d){6,16}+(?![^\W_]|[.,:/-]\d)"
+    r"(?<![\w+#$€£%])(?<!\w[/@&-])(?<!\d[.,:=])\(?\d(?:[ \xa0./()\u2011\u2013-]{0,2}\d){6,16}+(?![^\W_]|[.,:/-]\d)"
 )
+_INTERNATIONAL = re.compile(r"(?<![\w+])\+[ \xa0]?\(?\d(?:[ \xa0./()\u2011\u2013-]{0,2}\d){6,24}+")
+_LAST_GROUP = re.compile(r"\D+\d+\Z")
 _CALLING_CODE = re.compile(
     r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]"
     r"|2[1-69]\d|3[578]\d|42[013]|5[09]\d|6[789]\d|8[05789]\d|9[679]\d"
@@ -204,24 +205,42 @@ def find_phones(text: str) -> Iterator[Span]:
 
     A bare row of digits is none: it is an order, an item, a postcode.
     """
+    found = [
+        (match.start(), match.start() + length)
+        for match in _INTERNATIONAL.finditer(text)
+        if (length := _international(match[0]))
+    ]
     for match in _NUMBER.finditer(text):
         if _is_phone(match[0], text, match.start()):
             start, end = match.span()
             if text[start] == "(" and ")" not in match[0]:
                 start += 1
-            yield start, end
+            found.append((start, end))
+    yield from sorted(found)
+
+
+def _international(number: str) -> int:
+    """How much of `number`, which begins with a plus, is a phone number: another number may follow it."""
+    while number[1:].strip():
+        digits = _digits(number)
+        long_enough = len(digits) == 11 if digits[0] in "17" else 8 <= len(digits) <= 15
+        if (
+            long_enough
+            and _CALLING_CODE.match(digits)
+            and len(re.findall(r"\d+", number)) <= 7
+            and not re.match(r"\+\d{1,3}\.\d{5}", number)  # a signed decimal
+        ):
+            return len(number)
+        shorter = _LAST_GROUP.sub("", number)
+        if shorter == number:
+            break
+        number = shorter
+    return 0
 
 
 def _is_phone(number: str, text: str, start: int) -> bool:
     digits = _digits(number)
     groups = re.findall(r"\d+", number)
-    if number.startswith("+"):
-        return (
-            8 <= len(digits) <= 15
-            and _CALLING_CODE.match(digits) is not None
-            and len(groups) <= 7
-            and re.fullmatch(r"\+\d+\.\d+", number) is None  # a signed decimal
-        )
     before = text[max(0, start - 60) : start]
     if _DATE.match(number) or _SAID_OTHER.search(before):
         return False
