@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace.cache.agreement import Answer, agree
+from headrace.cache.agreement import agree, mark
 from headrace.cache.entry import Entry
 from headrace.cache.guards import GUARDS, signature, veto
 from headrace.cache.index import CELL_ROWS, PROBED, VectorSlab, pack
@@ -198,7 +198,7 @@ def test_answers_agree_in_words_or_nearly(encoder: Encoder) -> None:
     """The same words agree, other numbers, places and negations do not, whatever their vectors say."""
 
     def same(a: str, b: str) -> bool:
-        return agree(Answer(a, encoder), Answer(b, encoder), encoder)
+        return agree(mark(a, encoder), mark(b, encoder), lambda: (a, b), encoder)
 
     assert same("Open the app, then tap Cards.", "open the app then tap cards")
     assert same("You can open the app and tap Cards.", "Open the app and tap Cards.")

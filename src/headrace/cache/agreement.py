@@ -6,33 +6,32 @@ when they are the same words, or when their vectors nearly coincide and no guard
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from headrace.cache.guards import signature, veto
+from headrace.cache.index import pack, unpack
+from headrace.cache.key import DIGEST_BYTES, digest
 from headrace.cache.text import canonical
-from headrace.encoder import Encoder, Vector
+from headrace.encoder import Encoder
 
-__all__ = ["Answer", "agree"]
+__all__ = ["agree", "mark"]
 
 ALIKE = 0.9
 """The least cosine of two answers that agree in other words. Not measured on answers of models: no public set of them could be had."""
 
 
-class Answer:
-    """One answer, prepared for comparing."""
-
-    __slots__ = ("spelled", "text", "vector")
-
-    def __init__(self, text: str, encoder: Encoder) -> None:
-        self.text = text
-        self.spelled = canonical(text)
-        self.vector: Vector = encoder.encode(text)
+def mark(text: str, encoder: Encoder) -> bytes:
+    """What is needed of an answer to compare it with many: its spelling's digest and its vector. As long as its vector, and 16 bytes."""
+    return digest(canonical(text).encode()) + pack(encoder.encode(text))
 
 
-def agree(a: Answer, b: Answer, encoder: Encoder) -> bool:
-    """Whether `a` and `b` say the same; symmetric."""
-    if a.spelled == b.spelled:
+def agree(a: bytes, b: bytes, texts: Callable[[], tuple[str, str]], encoder: Encoder) -> bool:
+    """Whether two answers, known by their marks, say the same; symmetric. `texts` are asked for only where the marks leave it open."""
+    if a[:DIGEST_BYTES] == b[:DIGEST_BYTES]:
         return True
-    if float(np.dot(a.vector, b.vector)) < ALIKE:
+    if float(np.dot(unpack(a[DIGEST_BYTES:]), unpack(b[DIGEST_BYTES:]))) < ALIKE:
         return False
-    return veto(signature(a.text, encoder.knows), signature(b.text, encoder.knows)) is None
+    one, other = texts()
+    return veto(signature(one, encoder.knows), signature(other, encoder.knows)) is None

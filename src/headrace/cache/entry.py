@@ -32,7 +32,7 @@ class Entry(Struct, kw_only=True):
     """One kept answer.
 
     Times are seconds since 1970. `body` is `encode_reply` of the answer; `vector` the encoded question under the encoder's
-    version `encoder`, empty without one; `signature` what the guards need of it, made when it is first needed. `cost` is nano-dollars, what asking again would cost, None while unknown; `took` the seconds
+    version `encoder`, empty without one; `signature` what the guards need of it and `mark` what tells answers apart, made when first needed. `cost` is nano-dollars, what asking again would cost, None while unknown; `took` the seconds
     that the answer took. `agrees` is the id of the first entry that this one's answer agrees with, its own where there was none, empty without a vector. `tags` are the asker's, each `name=value`; `documents` the version of what the route quotes from.
     """
 
@@ -57,6 +57,7 @@ class Entry(Struct, kw_only=True):
     vector: bytes = b""
     encoder: str = ""
     signature: bytes = b""
+    mark: bytes = b""
 
     @property
     def size(self) -> int:
@@ -65,7 +66,7 @@ class Entry(Struct, kw_only=True):
             OVERHEAD
             + len(self.body)
             + 4 * (len(self.text or "") + len(self.canonical or ""))
-            + 4 * len(self.vector)
+            + 5 * len(self.vector)
         )
 
     @property

@@ -372,6 +372,7 @@ class Cache:
             vector=b"",
             encoder="",
             signature=b"",
+            mark=b"",
         )
         self.shelf.put(copy)
         if self._kept is not None:

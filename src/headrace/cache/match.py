@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from headrace.cache.agreement import Answer, agree
+from headrace.cache.agreement import agree, mark
 from headrace.cache.entry import Entry, decode_reply
 from headrace.cache.guards import Signature, signature, veto
 from headrace.cache.index import VectorSlab, pack, unpack
@@ -36,9 +36,6 @@ FLOOR = 0.4
 
 SHIFTS = 4_096
 """Scopes whose shift is remembered; the one that came first is forgotten first."""
-
-ANSWERS = 4_096
-"""Answers that are kept ready for comparing, some 2 KB each."""
 
 SHORTEST, LONGEST = 3, 48
 """Words of a question that may be matched by likeness: fewer say too little, more hide the one that matters."""
@@ -80,7 +77,6 @@ class Matcher:
         self.verifier = verifier
         self.version = f"{encoder.version}-{verifier.version}"
         self._shifts: dict[bytes, Shift] = {}
-        self._answers: dict[str, Answer] = {}
 
     @classmethod
     def load(cls) -> Matcher:
@@ -169,8 +165,7 @@ class Matcher:
         near = _near(unpack(entry.vector), entry.scope, shelf, lambda _: True)
         if not near:
             return
-        answer = self._answer_of(entry)
-        agreeing = [other for other, _ in near if agree(answer, self._answer_of(other), self.encoder)]
+        agreeing = [other for other, _ in near if self._agree(entry, other)]
         best = self._verdicts(self._signature_of(entry), near, entry.scope, every=False)[-1]
         if best.score is not None:
             self._shift_of(entry.scope).learn(best.score, best.entry in agreeing)
@@ -185,14 +180,19 @@ class Matcher:
             shift = self._shifts[scope] = Shift()
         return shift
 
-    def _answer_of(self, entry: Entry) -> Answer:
-        answer = self._answers.get(entry.id)
-        if answer is None:
-            reply = decode_reply(entry.body, id="", created=0, alike=True)
-            answer = self._answers[entry.id] = Answer(reply.text, self.encoder)
-            if len(self._answers) > ANSWERS:
-                del self._answers[next(iter(self._answers))]
-        return answer
+    def _agree(self, entry: Entry, other: Entry) -> bool:
+        return agree(
+            self._mark_of(entry), self._mark_of(other), lambda: (_text(entry), _text(other)), self.encoder
+        )
+
+    def _mark_of(self, entry: Entry) -> bytes:
+        if not entry.mark:
+            entry.mark = mark(_text(entry), self.encoder)
+        return entry.mark
+
+
+def _text(entry: Entry) -> str:
+    return decode_reply(entry.body, id="", created=0, alike=True).text
 
 
 def _near(
