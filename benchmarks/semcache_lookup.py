@@ -3,7 +3,8 @@
     benchmarks/semcache_lookup.py STREAM [--sizes 1000 10000 100000] [--asked N] [--json]
 
 A stream is a file of `class_id<TAB>text` lines with a header. Its questions are kept as entries of one scope; where there are too few, numbered
-variants fill up; each has an answer of its own, some 300 characters that quote it and four others. Others of the stream are asked: `miss` rows are lookups that end in one, `hit` rows those that are answered by likeness at
+variants fill up; questions of one class have one
+answer, some 300 characters made of the stream's own words. Others of the stream are asked: `miss` rows are lookups that end in one, `hit` rows those that are answered by likeness at
 `max_wrong`. A lookup is what the layer does on the event loop: read the request's key, look by words, embed, search, guards, verifier.
 Times are processor time of the thread, since a shared machine's wall clock tells of its other work. Recall compares the nearest entry with an exact search, where that one's cosine is at least `FLOOR`. One thread.
 """
@@ -43,10 +44,12 @@ from headrace.types import Reply, Target, Text, Usage  # noqa: E402
 OPENAI = by_name("openai-chat")
 
 
-def questions(path: Path) -> list[str]:
+def questions(path: Path) -> dict[str, str]:
+    """Texts, each once, and their classes."""
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    return list(dict.fromkeys(line.split("\t", 1)[1] for line in text.split("\n")[1:] if line))
+    pairs = (line.split("\t", 1) for line in text.split("\n")[1:] if line)
+    return {question: class_id for class_id, question in pairs}
 
 
 def request(text: str, policy: CachePolicy) -> Request:
@@ -60,13 +63,24 @@ def request(text: str, policy: CachePolicy) -> Request:
     )
 
 
+def answers(class_id: str, texts: list[str]) -> str:
+    """What all questions of one class are answered."""
+    chosen = random.Random(class_id)
+    return " ".join(chosen.choice(texts) for _ in range(5))
+
+
 def resident() -> int:
     """Bytes of this process in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure(
-    size: int, texts: list[str], asked: list[str], matcher: Matcher, policy: CachePolicy
+    size: int,
+    classes: dict[str, str],
+    texts: list[str],
+    asked: list[str],
+    matcher: Matcher,
+    policy: CachePolicy,
 ) -> dict[str, Any]:
     clock = SystemClock()
     usage = Usage(input_tokens=20, output_tokens=60)
@@ -80,9 +94,7 @@ def measure(
     took: list[float] = []
     for number, text in enumerate(kept):
         key = read_key(request(text, policy), policy)
-        answer = f"About {text} there is this to say. " + " ".join(
-            texts[(7 * number + at) % len(texts)] for at in range(4)
-        )
+        answer = answers(classes.get(text, text), texts)
         started = time.thread_time()
         entry = Entry(
             id=f"{number:016x}",
@@ -159,7 +171,8 @@ def main() -> None:
     parser.add_argument("--max-wrong", type=float, default=0.05)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    texts = questions(arguments.stream)
+    classes = questions(arguments.stream)
+    texts = list(classes)
     random.Random(0).shuffle(texts)
     asked, texts = texts[: arguments.asked], texts[arguments.asked :]
     policy = CachePolicy(semantic=True, max_wrong=arguments.max_wrong, lookup_s=60.0)
@@ -167,7 +180,7 @@ def main() -> None:
     rows = []
     for size in arguments.sizes:
         print(f"\r\033[K{size:,} entries", end="", file=sys.stderr, flush=True)
-        rows.append(measure(size, texts, asked, matcher, policy))
+        rows.append(measure(size, classes, texts, asked, matcher, policy))
     print("\r\033[K", end="", file=sys.stderr)
     if arguments.json:
         print(
