@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 import msgspec
 
 from headrace.answer import Answer, AnswerStream, Taken
-from headrace.batch import Drawn, Journal, Pace, Progress, Row, Rows, Run, run_rows, template
+from headrace.batch import TEXT, Drawn, Journal, Pace, Progress, Row, Rows, Run, asked, run_rows
 from headrace.budget import BudgetScope, open_scopes
 from headrace.choice import FirstGood, choose
 from headrace.content import Prompt, as_messages
@@ -295,7 +295,7 @@ class AsyncClient:
         self,
         model: Levels,
         rows: Iterable[object] | str | Path,
-        prompt: str | FilePrompt | Callable[[Row], Prompt | Filled] = "{text}",
+        prompt: str | FilePrompt | Callable[[Row], Prompt | Filled] = TEXT,
         *,
         output: type[T] | Mapping[str, Any] | None = None,
         system: str | None = None,
@@ -312,7 +312,7 @@ class AsyncClient:
         """Ask the same of many rows. See docs/batch.md.
 
         Args:
-            rows: Mappings or texts, or a `.jsonl`, `.csv` or `.txt` file; read one after the other.
+            rows: Mappings, texts, or paths of files to be read by the model; or a `.jsonl`, `.csv` or `.txt` file; read one after the other.
             prompt: A text with `{name}` for a row's members (a text is `{text}`), a prompt file's, or a function of the row.
             timeout: Seconds for one row.
             concurrency: Rows at once, 1 or more; `auto` follows the rate limits.
@@ -595,7 +595,7 @@ def _shape(
 def _of_row(prompt: str | FilePrompt | Callable[[Row], Prompt | Filled]) -> Callable[[Row], Prompt | Filled]:
     """What a row is asked."""
     if isinstance(prompt, str):
-        return template(prompt)
+        return asked(prompt)
     return prompt.fill if isinstance(prompt, FilePrompt) else prompt
 
 
@@ -608,7 +608,7 @@ def _job(
     temperature: float | None,
 ) -> str:
     """What all rows of a batch share. Of a function only the name is known."""
-    asked = (
+    said = (
         prompt.version
         if isinstance(prompt, FilePrompt)
         else prompt
@@ -617,7 +617,7 @@ def _job(
     )
     schema = None if shape is None else shape.schema
     return msgspec.json.encode(
-        [model, asked, schema, system, max_tokens, temperature], order="sorted"
+        [model, said, schema, system, max_tokens, temperature], order="sorted"
     ).decode()
 
 

@@ -179,6 +179,26 @@ def test_prompts_of_every_kind(tmp_path: Path) -> None:
         assert [one.text for one in llm.map("fast", ["a"], lambda row: row["text"] * 3)] == ["aaa"]
 
 
+def test_rows_may_be_files(tmp_path: Path) -> None:
+    """Each is read when its turn comes and sent behind the prompt's words; one that changed is another row, and one that is gone fails alone."""
+    files = [tmp_path / f"{name}.txt" for name in "ab"]
+    for file in files:
+        file.write_text(f"contents of {file.stem}")
+    with headrace.fake(lambda request: Answer(request.text)) as llm:
+        found = llm.map("fast", files, "Summarise this:", resume=tmp_path / "run.jsonl")
+        assert [
+            "Summarise this:" in one.text and f"contents of {name}" in one.text
+            for name, one in zip("ab", found, strict=True)
+        ]
+        found.close()
+        assert "contents of a" in llm.map("fast", files[:1])[0].text
+        files[0].write_text("something else, and longer")
+        with pytest.raises(headrace.InvalidRequest, match="have changed"):
+            llm.map("fast", files, "Summarise this:", resume=tmp_path / "run.jsonl")
+        (tmp_path / "odd.bin").write_bytes(bytes(range(256)))
+        assert llm.map("fast", [tmp_path / "odd.bin", files[0]]).reasons == {"invalid_request": 1}
+
+
 @given(st.lists(st.tuples(st.sampled_from(["good", "limited"]), st.floats(0, 5))))
 def test_the_pace_stays_within_its_bounds(events: list[tuple[str, float]]) -> None:
     """Never below one place nor above the most, and a burst of limits at one moment halves once."""

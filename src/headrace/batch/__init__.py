@@ -5,10 +5,11 @@ from __future__ import annotations
 from headrace.batch.journal import Journal, Line
 from headrace.batch.pace import Pace
 from headrace.batch.progress import Drawn, Progress
-from headrace.batch.rows import Row, Rows, template
+from headrace.batch.rows import TEXT, Row, Rows, asked, template
 from headrace.batch.run import Asking, Result, Run, run_rows
 
 __all__ = [
+    "TEXT",
     "Asking",
     "Drawn",
     "Journal",
@@ -19,6 +20,7 @@ __all__ = [
     "Row",
     "Rows",
     "Run",
+    "asked",
     "run_rows",
     "template",
 ]

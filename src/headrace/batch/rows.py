@@ -13,15 +13,21 @@ import msgspec
 
 from headrace.errors import InvalidRequest
 
-__all__ = ["Row", "Rows", "digest", "template"]
+__all__ = ["TEXT", "Row", "Rows", "asked", "digest", "template"]
 
 Row: TypeAlias = Mapping[str, Any]
+
+FILE = "file"
+
+TEXT = "{text}"
+"""The prompt of rows that are texts, where none is given."""
 
 _NAME = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 
 
 class Rows:
-    """Rows that can be read again and again: a sequence, or a `.jsonl`, `.csv` or `.txt` file. A row that is a text is `{"text": ...}`.
+    """Rows that can be read again and again: a sequence, or a `.jsonl`, `.csv` or `.txt` file. A row that is a text is `{"text": ...}`, one that is
+    the path of a file (an image, a PDF, a text) `{"file": ...}`.
 
     An iterator is read once, and cannot be resumed from or retried.
 
@@ -77,9 +83,13 @@ def _numbers() -> Iterator[int]:
 def _row(row: object, number: int) -> Row:
     if isinstance(row, str):
         return {"text": row}
+    if isinstance(row, Path):
+        return {FILE: row}
     if isinstance(row, Mapping):
         return row
-    raise InvalidRequest(f"row {number} is a {type(row).__name__}: rows are mappings or texts", param="rows")
+    raise InvalidRequest(
+        f"row {number} is a {type(row).__name__}: rows are mappings, texts or paths", param="rows"
+    )
 
 
 def _read(path: Path) -> Iterator[object]:
@@ -111,10 +121,35 @@ def _decoded(line: str, path: Path, number: int) -> object:
 def digest(job: str, row: Row) -> str:
     """16 hexadecimal digits of what a row asks, with `job` for everything that all rows share."""
     try:
-        said = msgspec.json.encode([job, row], order="sorted", enc_hook=str)
+        said = msgspec.json.encode([job, row], order="sorted", enc_hook=_told)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"a row has no JSON form: {error}", param="rows") from None
     return hashlib.sha256(said).hexdigest()[:16]
+
+
+def _told(value: object) -> str:
+    """A file is another one when its size or its time is."""
+    if not isinstance(value, Path):
+        return str(value)
+    try:
+        about = value.stat()
+    except OSError as error:
+        raise InvalidRequest(f"{str(value)!r} cannot be read: {error.strerror}", param="rows") from None
+    return f"{value} {about.st_size} {about.st_mtime_ns}"
+
+
+def asked(prompt: str) -> Callable[[Row], str | list[str | Path]]:
+    """What a row is asked by a template: its text, and behind it the file where the row is one."""
+    fill = template(prompt)
+
+    def ask(row: Row) -> str | list[str | Path]:
+        file = row.get(FILE)
+        if not isinstance(file, Path):
+            return fill(row)
+        words = "" if prompt == TEXT else fill(row)
+        return [*((words,) if words else ()), file]
+
+    return ask
 
 
 def template(text: str) -> Callable[[Row], str]:
