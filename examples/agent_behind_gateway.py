@@ -19,6 +19,8 @@ base_url = "{url}"
 cascade = [{{ target = "first/large", attempts = 3 }}]
 [keys.agent]
 value = "hr-example-key-of-the-agent"
+[store]
+path = "headrace.db"
 """
 TOOLS = [
     {
