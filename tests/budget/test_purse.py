@@ -308,7 +308,7 @@ def test_a_bill_above_its_reservation_takes_what_is_free_and_nothing_reserved() 
 
 
 def test_a_window_turns_at_its_second() -> None:
-    """Used up at 59.999 s and whole again at 60 s; what was reserved before settles in the window that it was reserved in."""
+    """Used up at 59.999 s and whole again at 60 s, also for a clock that goes back; what was reserved before settles in the window that it was reserved in."""
 
     async def main() -> None:
         lender = QuickLender()
@@ -318,6 +318,8 @@ def test_a_window_turns_at_its_second() -> None:
         assert isinstance(await purse.reserve([Demand.at(CAPS[0], 1, 59.999)]), Answer)
         late = await purse.reserve([Demand.at(CAPS[0], LIMIT, 60.0)])
         assert isinstance(late, Reservation)
+        # A clock that goes back finds the window that it left, used up as it was.
+        assert isinstance(await purse.reserve([Demand.at(CAPS[0], 1, 59.0)]), Answer)
         early.settle({"usd": 7})
         late.settle({"usd": 5})
         assert [(one.start, one.end, one.spent) for one in lender.book.balances(0)] == [

@@ -7,6 +7,8 @@ import errno
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -338,3 +340,58 @@ def test_every_kind_of_entry_comes_back(tmp_path: Path) -> None:
     assert [entry for entry, _ in journals._entries(data, 0)] == entries
     ((back, _),) = journals._entries(journals._frame(row("\ud800")), 0)
     assert isinstance(back, AttemptRow) and back.request_id == "?"
+
+
+LIMITED = """
+import asyncio, resource, sys
+from pathlib import Path
+from headrace.call import Attempt, Call
+from headrace.errors import StoreError
+from headrace.store.sqlite import SQLiteStore
+from headrace.types import Target
+
+async def main(path):
+    store = SQLiteStore(path)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    refused = 0
+    for number in range(4_000):
+        call = Call(id=f"r{number}", started_at=0.0, started_wall=1.0)
+        attempt = Attempt(number=1, target=Target("a", "b"), started_at=0.0, started_wall=1.0, cost=1)
+        try:
+            store.record_start(call, attempt, lambda: 1)
+        except StoreError as error:
+            assert "could not be written" in str(error), error
+            refused += 1
+        attempt.end("ok", 1.0)
+        store.record_attempt(call, attempt)
+    assert refused > 0
+    try:
+        await store.flush()
+    except StoreError as error:
+        assert "could not be written" in str(error), error
+    else:
+        raise AssertionError("the file cannot hold so much")
+    assert store.dropped == 0 and store.errors > 0
+    if sys.argv[2] == "room":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        await store.flush()
+    await store.aclose()
+    print(store.dropped)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("room", ["room", "none"])
+def test_a_file_that_may_not_grow_is_a_typed_error(path: Path, room: str) -> None:
+    """Under a limit on file sizes, which ends as a full disk does, beginnings are refused and rows wait. With room again all of them are
+    there, once; a process that ends without has lost what neither file could hold, and says how much."""
+    ran = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path), room], capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    opened(path)
+    kept = [id_ for id_, outcome, *_ in rows(path) if outcome == "ok"]
+    assert len(kept) == len(set(kept)) == 4_000 - int(ran.stdout)
+    assert (int(ran.stdout) == 0) == (room == "room")
