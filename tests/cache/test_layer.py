@@ -226,6 +226,20 @@ def test_what_the_cache_must_not_answer_goes_past_it(members: dict[str, Any], wh
     run(main(), house.clock)
 
 
+@pytest.mark.parametrize("messages", [[], "x", [1], [{"role": "user", "content": "\ud800"}]])
+def test_a_body_that_cannot_be_read_is_no_failure_of_the_cache(messages: Any) -> None:
+    """It goes past it, to whoever says what is wrong with it."""
+    house = House()
+
+    async def main() -> None:
+        _, call = await house.ask(messages=messages)
+        assert call.cached is not None and call.cache == "bypass"
+        assert call.cached.why == "the request cannot be read"
+        assert house.cache.failures == 0
+
+    run(main(), house.clock)
+
+
 def test_cache_control_is_obeyed() -> None:
     """`no-store` neither looks nor keeps; `no-cache` does not look, but keeps the fresh answer."""
     house = House()

@@ -178,6 +178,6 @@ def unfit(
         return "events that cannot be given again"
     if placeholders and any(match[0] in placeholders for match in PLACEHOLDER.finditer(text)):
         return "placeholders of its own"
-    if len(text) > max_bytes:
+    if len(text.encode()) > max_bytes:
         return "too large"
     return None

@@ -197,7 +197,9 @@ class Cache:
                 self._kept.on_loop()
             documents = self._documents.get(request.route.name, "")
             return read_key(request, policy, documents=documents, secret=self._secret)
-        except Exception:  # noqa: BLE001  (whoever is asked next says what is wrong with the body)
+        except (ValueError, msgspec.MsgspecError):  # whoever is asked next says what is wrong with the body
+            return None
+        except Exception:  # noqa: BLE001  (a miss is always possible)
             self.failed("reading a request")
             return None
 
