@@ -16,9 +16,10 @@ import msgspec
 
 from headrace import dialects
 from headrace.budget import Account, Caps, OpenAccount, Purse, Reserve, bound
-from headrace.call import Call, Nanodollars
+from headrace.call import Attempt, Call, Nanodollars
 from headrace.clock import Clock, SystemClock
 from headrace.context import Context, Library
+from headrace.context.plan import Plan
 from headrace.context.recall import shipped
 from headrace.errors import (
     CredentialsMissing,
@@ -61,7 +62,7 @@ from headrace.prices import Catalog, Model
 from headrace.providers.transport import HTTPTransport, Origin, ProxyRules, Transport
 from headrace.providers.upstream import Endpoint, Upstream
 from headrace.store import MemoryStore, Store
-from headrace.types import Chat, Deployment, Message, Reply, Target, Text
+from headrace.types import Chat, Deployment, Message, Reply, Target, Text, Usage
 
 if TYPE_CHECKING:
     from headrace.cache.layer import Cache
@@ -382,7 +383,19 @@ class Engine:
         except InvalidRequest:
             return None
 
+    def _packed(self, plan: Plan, attempt: Attempt) -> Nanodollars | None:
+        """What the tokens would have cost that packing left out; None where it left none out, or nobody knows."""
+        less, usage = plan.left_out, attempt.usage
+        if less <= 0 or usage is None or not plan.tokens:
+            return None
+        # The plan counts with care; what the provider counted for the rest says how much.
+        counted = less * min(1.0, usage.input_tokens / plan.tokens)
+        target = attempt.target
+        return self.catalog.cost(target.provider, target.model, Usage(input_tokens=round(counted)))
+
     def _record_call(self, call: Call) -> None:
+        if isinstance(call.plan, Plan) and call.answering is not None:
+            call.packed = self._packed(call.plan, call.answering)
         self.store.record_call(call)
 
     def route(self, model: str, dialect: str = "") -> Route:

@@ -71,13 +71,13 @@ def test_every_problem_is_shown(headrace: Any, write: Callable[[str], Path]) -> 
 
 def test_problems_as_json(headrace: Any, write: Callable[[str], Path]) -> None:
     """One error document with every problem in it."""
-    write('[routes.x]\ncascade = ["openai/gpt-5"]\nlimits = { rpm = 5 }\n')
+    write('[routes.x]\ncascade = ["openai/gpt-5"]\nretry = 5\n')
     ran = headrace("check", "--json")
     assert (ran.code, ran.err) == (2, "")
     error = ran.json["error"]
     assert error["kind"] == "config_error"
     (problem,) = error["problems"]
-    assert (problem["line"], problem["key"]) == (3, "routes.x.limits")
+    assert (problem["line"], problem["key"]) == (3, "routes.x.retry")
     assert "not supported yet" in problem["message"]
 
 

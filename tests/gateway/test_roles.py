@@ -38,6 +38,7 @@ MAY: dict[tuple[str, str], str] = {
     ("DELETE", "/admin/cache"): "operator admin",
     ("POST", "/admin/cache/explain"): "operator admin",
     ("GET", "/admin/budgets"): "viewer auditor operator admin",
+    ("GET", "/admin/cost"): "viewer auditor operator admin",
     ("GET", "/admin/keys"): "auditor operator admin",
     ("POST", "/admin/keys"): "operator admin",
     ("GET", "/admin/keys/{id}"): "auditor operator admin",

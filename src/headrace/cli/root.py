@@ -14,6 +14,7 @@ from headrace.cli.cache import cache
 from headrace.cli.configuration import check, stack
 from headrace.cli.console import Console, error_members
 from headrace.cli.conversation import ask, chat
+from headrace.cli.cost import cost
 from headrace.cli.diagnosis import doctor
 from headrace.cli.eval import evaluate
 from headrace.cli.explain import explain
@@ -74,6 +75,7 @@ for _verb in (
     evaluate,
     models,
     keys,
+    cost,
     prompts,
     cache,
     check,

@@ -154,6 +154,12 @@ class Plan(Struct, frozen=True, kw_only=True):
     compacted: bool
     changed: bool
 
+    @property
+    def left_out(self) -> int:
+        """Tokens of turns that are not sent, less those of what stands for them; below 0 where more is sent."""
+        gone = sum(turn.tokens for turn in self.turns if turn.what in ("summarised", "dropped"))
+        return gone - sum(self.sections[name].used for name in ("summary",) if name in self.sections)
+
 
 def answers_to(calls: Collection[str]) -> list[Message]:
     """The messages that answer calls of which no result is known."""

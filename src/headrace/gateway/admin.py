@@ -6,16 +6,19 @@ import os
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 from headrace.budget.windows import zone_info
 from headrace.call import format_usd
+from headrace.errors import InvalidRequest
+from headrace.report import cost_report, dimensions, period
 
 if TYPE_CHECKING:
     from headrace.budget import Balance
     from headrace.engine import Engine
     from headrace.store import StoredRequest
 
-__all__ = ["budget_report", "overview", "request_report"]
+__all__ = ["budget_report", "cost_of", "overview", "request_report"]
 
 
 def overview(engine: Engine, *, busy: int) -> dict[str, Any]:
@@ -103,6 +106,25 @@ def budget_report(balance: Balance) -> dict[str, Any]:
         "held": show(balance.held),
         "left": show(max(0, balance.limit - balance.spent - balance.held)) if balance.limit else None,
     }
+
+
+async def cost_of(engine: Engine, query: str) -> tuple[dict[str, Any], bool]:
+    """The report that `?since=&by=&format=` asks for, and whether as CSV. Raises `InvalidRequest`."""
+    asked = parse_qs(query, keep_blank_values=True)
+    if unknown := asked.keys() - {"since", "by", "format"}:
+        raise InvalidRequest(f"there is no {min(unknown)[:40]!r}; there is since, by and format")
+    shape = asked.get("format", ["json"])[-1]
+    if shape not in ("json", "csv"):
+        raise InvalidRequest(f"format must be json or csv, not {shape[:40]!r}", param="format")
+    made = await cost_report(
+        engine.store,
+        engine.settings,
+        engine.catalog.cost,
+        since_s=period(asked.get("since", ["7d"])[-1]),
+        by=dimensions(asked.get("by", ["model"])[-1]),
+        now=engine.clock.wall(),
+    )
+    return made, shape == "csv"
 
 
 def request_report(stored: StoredRequest) -> dict[str, Any]:

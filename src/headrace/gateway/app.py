@@ -23,6 +23,7 @@ from headrace.gateway.keys import KeyAdmin
 from headrace.gateway.metrics import Metrics
 from headrace.gateway.routes import ROUTES, RouteNote, Routes
 from headrace.keys import shown
+from headrace.report import to_csv
 from headrace.store import Actor
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class App:
             ("GET", "/admin/cache"): self._admin_cache,
             ("POST", "/admin/cache/explain"): self._admin_cache_explain,
             ("GET", "/admin/budgets"): self._admin_budgets,
+            ("GET", "/admin/cost"): self._admin_cost,
             ("GET", "/admin/keys"): self._admin_keys,
             ("GET", "/admin/keys/{id}"): self._admin_key,
             ("GET", "/admin/audit"): self._admin_audit,
@@ -252,6 +254,13 @@ class App:
     async def _admin_budgets(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
         found = await self.engine.store.balances(self.engine.clock.wall())
         _json(exchange, {"budgets": [admin.budget_report(balance) for balance in found]})
+
+    async def _admin_cost(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
+        made, as_csv = await admin.cost_of(self.engine, exchange.query)
+        if as_csv:
+            exchange.respond(200, b"content-type: text/csv; charset=utf-8\r\n", to_csv(made).encode())
+        else:
+            _json(exchange, made)
 
     async def _admin_cache(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
         _json(exchange, kept.report(self.engine))

@@ -66,6 +66,12 @@ ROUTES: tuple[RouteNote, ...] = (
     RouteNote(
         "GET", "/admin/budgets", _ALL, "Every budget in its present window: limit, spent, held, unsettled"
     ),
+    RouteNote(
+        "GET",
+        "/admin/cost",
+        _ALL,
+        "What was spent, forecast and saved: ?since=7d, by=model,key,tag, format=csv",
+    ),
     RouteNote("GET", "/admin/keys", _KEYS, "All keys, without their values"),
     RouteNote("POST", "/admin/keys", _KEEPERS, "Make a key; its value is shown in this answer only"),
     RouteNote("GET", "/admin/keys/{id}", _KEYS, "One key, without its value"),

@@ -14,12 +14,15 @@ from headrace.call import Attempt, Call, Nanodollars
 from headrace.gcra import Admission, Claim, Grant
 from headrace.store.memory import MemoryStore
 from headrace.store.rows import Actor, AttemptRow, AuditRow, StoredCircuit, StoredKey, StoredRequest
+from headrace.store.spending import Avoided, Spend
 
 __all__ = [
     "Actor",
     "AttemptRow",
     "AuditRow",
+    "Avoided",
     "MemoryStore",
+    "Spend",
     "Store",
     "StoredCircuit",
     "StoredKey",
@@ -71,6 +74,21 @@ class Store(Protocol):
 
     async def recent(self, limit: int) -> list[StoredRequest]:
         """The last `limit` requests that ended, the newest first, with their attempts."""
+
+    async def spend(self, since: float, until: float, by: Sequence[str]) -> list[Spend]:
+        """Attempts that began from wall time `since` and before `until`, in groups (`headrace.store.spending.DIMENSIONS`, `tag:NAME` and `WHEN`),
+        ordered by the groups' values; those that were never sent are left out. With `tag` an attempt is in the group of each of its tags.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+
+    async def avoided(self, since: float, until: float) -> list[Avoided]:
+        """What the cache and packing saved of requests that began in that time, by route; routes where they saved nothing are left out.
+
+        Raises:
+            StoreError: It could not be read.
+        """
 
     def key_hash(self, key: str) -> bytes:
         """HMAC-SHA256 of a presented key under this store's own secret; what `find_key` looks for."""

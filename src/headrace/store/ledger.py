@@ -13,8 +13,7 @@ from headrace.store.rows import AttemptRow, StoredRequest, request_of
 __all__ = ["clean", "find", "insert", "insert_into", "recent", "to_json", "to_texts"]
 
 _ATTEMPT_COLUMNS = AttemptRow.__struct_fields__
-_CALL_COLUMNS = StoredRequest.__struct_fields__[:-1]
-_STREAM = _CALL_COLUMNS.index("stream")
+_CALL_COLUMNS = tuple(name for name in StoredRequest.__struct_fields__ if name != "attempts")
 _ESTIMATED = _ATTEMPT_COLUMNS.index("estimated")
 _TAGS = _ATTEMPT_COLUMNS.index("tags")
 
@@ -137,8 +136,9 @@ def _attempt_values(row: AttemptRow) -> tuple[Any, ...]:
 
 
 def _request_values(row: StoredRequest) -> tuple[Any, ...]:
-    *values, tags, warnings, _ = msgspec.structs.astuple(row)
-    return *values, to_json(tags), to_json(warnings)
+    values = {name: getattr(row, name) for name in _CALL_COLUMNS}
+    values |= {"tags": to_json(row.tags), "warnings": to_json(row.warnings)}
+    return tuple(values.values())
 
 
 def _attempt(row: tuple[Any, ...]) -> AttemptRow:
@@ -149,6 +149,6 @@ def _attempt(row: tuple[Any, ...]) -> AttemptRow:
 
 
 def _request(row: tuple[Any, ...]) -> StoredRequest:
-    *values, tags, warnings = row
-    values[_STREAM] = bool(values[_STREAM])
-    return StoredRequest(*(*values, _tags(tags), to_texts(warnings)))
+    values = dict(zip(_CALL_COLUMNS, row, strict=True))
+    values |= {"stream": bool(values["stream"]), "tags": _tags(values["tags"])}
+    return StoredRequest(**values | {"warnings": to_texts(values["warnings"])})

@@ -28,6 +28,7 @@ from headrace.store.rows import (
     request_of,
     request_row,
 )
+from headrace.store.spending import Avoided, Spend, avoided_of, spend_of
 
 __all__ = ["MemoryStore"]
 
@@ -123,6 +124,16 @@ class MemoryStore:
         with self._lock:
             ended = [entry for entry in reversed(self._entries.values()) if entry.request is not None]
             return [entry.whole() for entry in ended[:limit]]
+
+    async def spend(self, since: float, until: float, by: Sequence[str]) -> list[Spend]:
+        with self._lock:
+            rows = [row for entry in self._entries.values() for row in entry.attempts]
+        return spend_of(rows, since, until, by)
+
+    async def avoided(self, since: float, until: float) -> list[Avoided]:
+        with self._lock:
+            requests = [entry.request for entry in self._entries.values() if entry.request is not None]
+        return avoided_of(requests, since, until)
 
     def key_hash(self, key: str) -> bytes:
         return hmac.digest(self._secret, key.encode("utf-8", "surrogateescape"), hashlib.sha256)

@@ -80,7 +80,8 @@ class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
 class StoredRequest(msgspec.Struct, frozen=True, array_like=True):
     """One logical call (journals know its fields by their places too). `model` is what was asked for, `status` the HTTP status that the caller got, None while it runs.
 
-    `attempts` are in order of their numbers; they are kept apart and put in when a request is read.
+    `attempts` are in order of their numbers; they are kept apart and put in when a request is read. `saved_nano` is what asking
+    would have cost where the cache answered, `packed_nano` what the tokens would have cost that packing left out; None where that is unknown or was not so.
     """
 
     request_id: str
@@ -100,6 +101,8 @@ class StoredRequest(msgspec.Struct, frozen=True, array_like=True):
     tags: dict[str, str]
     warnings: tuple[str, ...]
     attempts: tuple[AttemptRow, ...] = ()
+    saved_nano: Nanodollars | None = None
+    packed_nano: Nanodollars | None = None
 
     @property
     def cost_nano(self) -> Nanodollars | None:
@@ -260,6 +263,8 @@ def request_row(call: Call) -> StoredRequest:
         call.team,
         dict(call.tags) if call.tags else _NO_TAGS,
         tuple(call.warnings),
+        saved_nano=None if call.cached is None or not call.cached.tier else call.cached.saved,
+        packed_nano=call.packed,
     )
 
 

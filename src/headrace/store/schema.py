@@ -191,6 +191,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
             returned INTEGER NOT NULL
         ) WITHOUT ROWID""",
     ),
+    (
+        "ALTER TABLE calls ADD COLUMN saved_nano INTEGER",
+        "ALTER TABLE calls ADD COLUMN packed_nano INTEGER",
+        "CREATE INDEX calls_started ON calls (started_wall)",
+    ),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 

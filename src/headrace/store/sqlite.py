@@ -29,7 +29,7 @@ from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Settle
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import StoreError
 from headrace.gcra import Admission, Claim, Grant
-from headrace.store import budgets, circuits, conversations, keys, ledger, limits, plans
+from headrace.store import budgets, circuits, conversations, keys, ledger, limits, plans, spending
 from headrace.store.journal import Charged, Ended, Journal, Started
 from headrace.store.recovery import TAKEN, positioned, recover
 from headrace.store.rows import (
@@ -44,6 +44,7 @@ from headrace.store.rows import (
     request_row,
 )
 from headrace.store.schema import SYNCHRONOUS, connect, prepare, synchronize
+from headrace.store.spending import Avoided, Spend
 
 __all__ = ["SQLiteStore"]
 
@@ -289,6 +290,14 @@ class SQLiteStore:
     async def recent(self, limit: int) -> list[StoredRequest]:
         await self._settled()
         return await self._read(lambda connection: ledger.recent(connection, limit))
+
+    async def spend(self, since: float, until: float, by: Sequence[str]) -> list[Spend]:
+        await self._settled()
+        return await self._read(lambda connection: spending.spend(connection, since, until, by))
+
+    async def avoided(self, since: float, until: float) -> list[Avoided]:
+        await self._settled()
+        return await self._read(lambda connection: spending.avoided(connection, since, until))
 
     # --- keys ----------------------------------------------------------------------------------------------------------
 
