@@ -248,8 +248,8 @@ def test_what_packing_left_out_is_counted(tmp_path: Path) -> None:
         for role in ("user", "assistant")
     ]
     asked = request(messages=[*talk, {"role": "user", "content": "And then?"}])
-    with budgeted(tmp_path, route="[routes.r.context]\nbudget = 1000") as gate:
-        gate.provider.script(Answer("so", usage=(400, 2)))
+    with budgeted(tmp_path, route="[routes.r.context]\nbudget = 3000") as gate:
+        gate.provider.script(Answer("so", usage=(233, 2)))
         got = gate.post("openai", asked)
         assert gate.post("openai", request()).status == 200
         found = gate.http("GET", "/admin/cost", key=ADMIN).json["savings"]["context"]
