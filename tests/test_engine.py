@@ -58,6 +58,7 @@ def test_the_order_of_the_default_stack() -> None:
         "ledger",
         "balance",
         "breaker",
+        "concurrency",
         "reserve",
         "hold",
         "whole_calls",

@@ -28,6 +28,7 @@ ACTIONS: dict[str, What] = {
     "ModelFailed": What.RETRY,  # a model's failure: sample again
     "Transient": What.RETRY,
     "CircuitOpen": What.NEXT,  # not asked at all
+    "AtCapacity": What.NEXT,  # not asked: no slot
     "CredentialsInvalid": What.NEXT,  # auth: next credential
     "CredentialsMissing": What.NEXT,  # not asked
     "QuotaExhausted": What.NEXT,  # money gone

@@ -45,6 +45,7 @@ from headrace.layers.balance import Balance
 from headrace.layers.breaker import Breaker
 from headrace.layers.cascade import Cascade
 from headrace.layers.choose import Choose
+from headrace.layers.concurrency import Concurrency
 from headrace.layers.deadline import Deadline
 from headrace.layers.fitness import Misfit, misfit
 from headrace.layers.hold import Hold
@@ -143,6 +144,10 @@ LAYERS: tuple[LayerNote, ...] = (
         "breaker",
         "counts every attempt's end, streams at their real end; below retry, so that each attempt asks",
     ),
+    LayerNote(
+        "concurrency",
+        "as many requests at a time as a deployment may have; below the breaker, which a full house does not concern",
+    ),
     LayerNote("reserve", "each attempt's own worst case, just before it is sent; settled at its real end"),
     LayerNote(
         "hold",
@@ -212,7 +217,12 @@ class Engine:
             likeness=shipped() if packs else None,
             plans=None if settings.store.path is None else self.store,
         )
-        balance = Balance(self._deployments(), self.breaker.shut, random)
+        self.concurrency = concurrency = Concurrency(self.clock)
+        balance = Balance(
+            self._deployments(),
+            lambda target, place: concurrency.full(place) or self.breaker.shut(target, place),
+            random,
+        )
         layers: dict[str, Layer] = {
             "trace": self.trace,
             "deadline": Deadline(self.clock),
@@ -230,6 +240,7 @@ class Engine:
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
             "reserve": Reserve(self.clock, self.catalog.model, self.store.record_start),
             "balance": balance,
+            "concurrency": concurrency if self._limited() else lambda inner: inner,
             "breaker": self.breaker,
             "hold": Hold(self.clock),
             "whole_calls": WholeCalls(self.clock),
@@ -497,6 +508,10 @@ class Engine:
         for place in (settings.deployment for settings in self.settings.deployments.values()):
             found.setdefault((place.provider, place.model), []).append(place)
         return found
+
+    def _limited(self) -> bool:
+        """Whether some deployment has a limit on its requests at a time."""
+        return any(place.deployment.concurrency for place in self.settings.deployments.values())
 
     def _elsewhere(self, target: Target) -> bool:
         """Whether a deployment of the target has a key, or needs none."""

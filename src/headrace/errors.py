@@ -25,6 +25,7 @@ The class says whose fault it was; `disposition` says what to do::
     ├── StoreError              the database file cannot be used
     ├── ProviderError           theirs: has target, status, code, body, retry_after_s
     │   ├── CircuitOpen         not asked: it failed too often, or said when to ask again
+    │   ├── AtCapacity          not asked: as many requests as it may have are under way
     │   ├── Transient           may pass
     │   │   ├── ProviderRateLimited
     │   │   ├── ProviderOverloaded
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllTargetsFailed",
     "AnswerBlocked",
+    "AtCapacity",
     "BodyTooLarge",
     "BudgetExceeded",
     "BudgetUnavailable",
@@ -385,6 +387,13 @@ class CircuitOpen(ProviderError):
         return 429 if self.limited else 503
 
 
+class AtCapacity(ProviderError):
+    """The deployment was not asked: as many requests as it may have were under way, and the line before it was full or too slow."""
+
+    status = 503
+    kind = "at_capacity"
+
+
 class Transient(ProviderError):
     """May pass: the same target may be asked again."""
 
@@ -655,7 +664,7 @@ def disposition(error: HeadraceError, *, translated: bool = False, on_refusal: s
             return Disposition(What.NEXT if translated else What.STOP)
         case CircuitOpen(limited=True):
             return Disposition(What.RETRY, error.retry_after_s)
-        case Permanent() | CircuitOpen():
+        case Permanent() | CircuitOpen() | AtCapacity():
             return Disposition(What.NEXT)
         case Transient():
             if error.should_retry is False:

@@ -311,6 +311,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     None: conversations are sent as they are. `mid_stream`: what becomes of an answer that breaks off: `error`, `hold` (the first
     `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`. `tool_calls`: `stream`, or `whole` (a streamed
     call is released when its arguments are complete). `limits`: how fast all callers together may ask for it. `hedge`: the share of extra calls that slow targets may cost, 0 for none.
+    `priority`: `high`, `normal` or `low`: who is served first where a deployment has no more slots.
     """
 
     name: str
@@ -327,6 +328,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     hold_tokens: int = 64
     hold_s: float = 0.0
     hedge: float = 0.0
+    priority: str = "normal"
     tool_calls: str = "stream"
 
     def output_limit(self, asked: int | None) -> int | None:

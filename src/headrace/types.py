@@ -429,6 +429,7 @@ class Deployment(Struct, frozen=True, kw_only=True):
     Attributes:
         quota_domain: The account whose limits and money it shares with others of that name.
         weight: Its share of new conversations, above 0, in relation to the others of its target.
+        concurrency: Requests at a time in one process, 0 for any number; `queue` is how many may wait then, None for as many again.
     """
 
     name: str
@@ -436,6 +437,8 @@ class Deployment(Struct, frozen=True, kw_only=True):
     model: str
     quota_domain: str
     weight: float = 1.0
+    concurrency: int = 0
+    queue: int | None = None
 
 
 class Budget(Struct, frozen=True, kw_only=True):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.gateway.gate import ADMIN, PAIRS, Gate, ask, config, gated
+from tests.gateway.gate import ADMIN, PAIRS, Gate, ask, config, gated, wait_for
 
 from headrace.config import check, load
-from headrace.testing import FakeProvider, Overloaded
+from headrace.testing import Answer, FakeProvider, Overloaded
 
 MORE = """
 [deployments.east]
@@ -85,6 +86,37 @@ def test_a_place_that_fails(gates: tuple[Gate, FakeProvider, str]) -> None:
     }
     assert "sk-" not in str(overview["deployments"])
     assert {"east", "west"} <= {row["circuit"] for row in overview["circuits"]}
+
+
+FULL = """
+[deployments.narrow]
+target = "openai/m"
+concurrency = 1
+queue = 0
+[routes.low]
+cascade = ["openai/m"]
+priority = "low"
+"""
+
+
+def test_a_full_house_says_so(tmp_path: Path) -> None:
+    """503 with a time to both SDKs' users; the admin shows who is there; a place comes free at the stream's real end."""
+    with FakeProvider() as provider, gated(provider, tmp_path, config(provider, more=FULL)) as gate:
+        provider.on("m", Answer("a b c d e f", delay_s=0.1), always=Answer("soon"))
+        body = ask("openai", "low", stream=True)
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(gate.post, "openai", body)
+            wait_for(lambda: provider.requests)
+            got = gate.post("anthropic", ask("anthropic", "low"))
+            assert got.status == 503
+            assert (got.headers["retry-after"], got.headers["x-should-retry"]) == ("1", "false")
+            assert "1 of 1 requests under way" in got.body.decode()
+            (row,) = gate.http("GET", "/admin", key=ADMIN).json["deployments"]
+            assert (row["concurrency"], row["busy"], row["waiting"]) == (1, 1, 0)
+            assert b"[DONE]" in first.result().body
+        assert gate.post("openai", body).status == 200
+        gate.settled()
+        assert len(provider.requests) == 2
 
 
 GOOD = '[providers.openai]\napi_key = "sk-1"\n[deployments.d]\ntarget = "openai/m"\n'

@@ -33,6 +33,8 @@ def _read(
     key = table.secret("api_key")
     domain = table.text("quota_domain")
     weight = table.number("weight", 1.0, 0.001, 1000.0)
+    concurrency = table.integer("concurrency", 0, 0, 100_000)
+    queue = table.integer("queue", concurrency, 0, 100_000)
     table.close()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in providers or name == LOCAL:
         fix = "Choose letters, digits, dots, dashes and underscores, and no provider's name."
@@ -76,6 +78,12 @@ def _read(
     return DeploymentSettings(
         provider=place,
         deployment=Deployment(
-            name=name, provider=provider_name, model=model, quota_domain=account, weight=weight
+            name=name,
+            provider=provider_name,
+            model=model,
+            quota_domain=account,
+            weight=weight,
+            concurrency=concurrency,
+            queue=queue,
         ),
     )

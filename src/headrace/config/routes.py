@@ -53,6 +53,7 @@ def read_routes(
             hold_tokens=table.integer("hold_tokens", usual.hold_tokens, 1, 100_000),
             hold_s=table.duration("hold_time", usual.hold_s, zero=True),
             hedge=_hedge(table),
+            priority=table.choice("priority", ("high", "normal", "low")) or usual.priority,
             tool_calls=table.choice("tool_calls", ("stream", "whole")) or usual.tool_calls,
             budgets=read_budgets(table, "budget", zone),
             limits=read_limits(table),

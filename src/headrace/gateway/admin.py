@@ -53,6 +53,8 @@ def overview(engine: Engine, *, busy: int) -> dict[str, Any]:
                 "quota_domain": place.quota_domain,
                 "weight": place.weight,
                 "base_url": settings.deployments[place.name].provider.base_url,
+                "concurrency": place.concurrency or None,
+                **_busy(engine, place.name),
             }
             for place in (each.deployment for each in settings.deployments.values())
         ],
@@ -183,3 +185,9 @@ def _sum(amounts: Iterable[int | None]) -> int | None:
             return None
         total += amount
     return total
+
+
+def _busy(engine: Engine, deployment: str) -> dict[str, int]:
+    """What this worker has under way there, and how many wait."""
+    slots = engine.concurrency.slots.get(deployment)
+    return {"busy": 0, "waiting": 0} if slots is None else {"busy": slots.busy, "waiting": slots.waiting}

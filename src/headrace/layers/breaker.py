@@ -23,6 +23,7 @@ import msgspec
 from headrace.call import Attempt
 from headrace.clock import Clock
 from headrace.errors import (
+    AtCapacity,
     CircuitOpen,
     ConnectFailed,
     CredentialsInvalid,
@@ -305,6 +306,8 @@ def weight(error: ProviderError, *, silent_s: float) -> float | None:
     caller's own time was over says something only after `LONG_S` of silence: an impatient caller is not the provider's fault.
     """
     match error:
+        case AtCapacity():
+            return 0.0
         case ProviderTimeout(phase="total") if silent_s < LONG_S:
             return 0.0
         case ProviderTimeout():

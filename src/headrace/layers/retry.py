@@ -14,6 +14,7 @@ import msgspec
 from headrace.call import Attempt
 from headrace.clock import Clock
 from headrace.errors import (
+    AtCapacity,
     CircuitOpen,
     CredentialsInvalid,
     ProviderError,
@@ -100,7 +101,7 @@ def another_place_helps(error: ProviderError) -> bool:
     """Whether the same target may answer at another key, account or server, at once; pure."""
     if isinstance(error, ProviderTimeout) and error.phase == "total":
         return False
-    return isinstance(error, Transient | CircuitOpen | CredentialsInvalid | QuotaExhausted)
+    return isinstance(error, Transient | CircuitOpen | AtCapacity | CredentialsInvalid | QuotaExhausted)
 
 
 class RetryBudget:
