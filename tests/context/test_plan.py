@@ -480,3 +480,43 @@ def test_input_output_and_margin_fit_the_window(
     assert input_limit(policy, window=window, max_input=max_input, output=output) == limit
     if limit is not None and window is not None and output is not None:
         assert limit + output + window * policy.margin <= window
+
+
+def test_a_new_prefix_is_begun_when_it_pays_for_itself() -> None:
+    """Over the trigger, within the limit: with a dear prompt cache and few requests so far the plan waits, and says after how many it would
+    pay; where the cache saves nothing, or many have come, it goes down at once."""
+    policy = ContextPolicy(recall=0.0, summary=0.0)
+    log = Log.of(conversation(3))
+    limit = int(sum(turn.tokens.bound for turn in log.turns) / 0.9)
+    waits = plan(log, policy, Profile(limit=limit))
+    decision = waits.decision
+    assert decision.action == "wait" and not waits.changed
+    assert decision.load is not None and decision.trigger is not None and decision.load > decision.trigger
+    assert decision.expected == 2
+    assert (
+        decision.pays_after == round(11.5 * decision.following / decision.freed, 2)
+        and decision.pays_after > 3
+    )
+    now = plan(log, policy, Profile(limit=limit, read=1.0, write=1.0))
+    assert now.decision.action == "compact" and now.decision.pays_after == 0.0 and now.compacted
+    later = Log.of(conversation(61))
+    limit = int(sum(turn.tokens.bound for turn in later.turns) / 0.9)
+    assert plan(later, policy, Profile(limit=limit)).period.compactions == 1
+    assert plan(log, policy, Profile(limit=limit)).decision.action == "as is"
+
+
+def test_clearing_tool_output_is_named_apart() -> None:
+    """A loop of one request in which only outputs went says so."""
+    log, period, actions = Log.of(conversation(1)), None, []
+    for number in range(12):
+        log.append(
+            (Message(role="assistant", content=(ToolCall(id=f"c{number}", name="grep", arguments="{}"),)),)
+        )
+        output = " ".join(f"line{number}x{k}" for k in range(80))
+        log.append(
+            (Message(role="tool", content=(ToolResult(call_id=f"c{number}", content=(Text(text=output),)),)),)
+        )
+        made = plan(log, ContextPolicy(), Profile(limit=6000), period=period)
+        actions.append(made.decision.action)
+        period = made.period
+    assert set(actions) == {"as is", "clear"} and period is not None and period.cleared

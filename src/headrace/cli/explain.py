@@ -91,5 +91,12 @@ def explain(
         [[name, str(part.used), str(part.limit)] for name, part in made.sections.items()],
     )
     console.line()
+    decision = made.decision
+    if decision.freed:
+        pays = "never" if decision.pays_after is None else f"after {decision.pays_after:g} requests"
+        console.line(
+            f"{decision.action}: frees {decision.freed} tokens and rewrites {decision.following}; pays {pays}, "
+            f"{decision.expected} are expected"
+        )
     limit = "no limit is known" if made.limit is None else f"the limit is {made.limit}"
     console.line(f"{made.tokens} tokens; {limit}")

@@ -335,7 +335,8 @@ class Context:
             max_input=None if model is None else model.max_input,
             output=request.max_tokens if request.max_tokens is not None else head.max_tokens,
         )
-        profile = Profile(limit=limit, factor=factor)
+        read, write = _cache_prices(model)
+        profile = Profile(limit=limit, factor=factor, read=read, write=write)
         return msgspec.structs.replace(profile, fixed=profile.cost(estimate_chat(head, count)))
 
     # --- memory -------------------------------------------------------------------------------------------------------
@@ -457,6 +458,16 @@ def _learn(call: Call, target: Target, likely: int, correction: Correction) -> N
             if attempt.usage is not None and attempt.outcome == "ok":
                 correction.observe(likely, attempt.usage.input_tokens)
             return
+
+
+def _cache_prices(model: Model | None) -> tuple[float, float]:
+    """What the prompt cache costs to read and to write, in prices of an input token; Anthropic's where nobody says."""
+    prices = None if model is None else model.prices
+    if prices is None or not prices.input:
+        return Profile().read, Profile().write
+    read = prices.input if prices.cache_read is None else prices.cache_read
+    write = prices.input if prices.cache_write is None else prices.cache_write
+    return float(read / prices.input), float(write / prices.input)
 
 
 def _said(made: Plan) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "MISSING",
     "Became",
     "Cleared",
+    "Decision",
     "Insert",
     "Item",
     "Keep",
@@ -138,11 +139,33 @@ class Section(Struct, frozen=True):
     limit: int
 
 
+class Decision(Struct, frozen=True, kw_only=True):
+    """What was decided about the prefix of this request, and the numbers behind it, in tokens.
+
+    Attributes:
+        action: `as is`; `wait`: over the trigger, but a new prefix would not pay for itself and all fits; `clear`: only tool output went;
+            `compact`: turns were evicted.
+        load, trigger: What counts towards the trigger, and where that is; None without a limit.
+        freed, following: What a new prefix frees, and what has to be written to the prompt cache anew behind it.
+        pays_after: Requests after which it has paid for itself: (write - read) / read x following / freed, with the prices of the prompt
+            cache. None where nothing is freed.
+        expected: Requests that are expected to follow: as many as there were.
+    """
+
+    action: Literal["as is", "wait", "clear", "compact"]
+    load: int | None = None
+    trigger: int | None = None
+    freed: int = 0
+    following: int = 0
+    pays_after: float | None = None
+    expected: int = 0
+
+
 class Plan(Struct, frozen=True, kw_only=True):
     """What is sent, in order, what became of every turn, and the numbers behind it. All values are plain: it can be stored as JSON.
 
     `tokens` is the count of the whole request; it is at most `limit` where there is one. `compacted` says that this request begins a new
-    prefix, `changed` whether anything differs from sending the log as it is. `period` is what the next plan of this conversation starts from.
+    prefix, `changed` whether anything differs from sending the log as it is, `decision` why. `period` is what the next plan of this conversation starts from.
     """
 
     limit: int | None
@@ -153,6 +176,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     period: Period
     compacted: bool
     changed: bool
+    decision: Decision
 
     @property
     def left_out(self) -> int:

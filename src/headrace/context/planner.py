@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 from itertools import islice
+from typing import Literal
 
 import msgspec
 
@@ -23,6 +24,7 @@ from headrace.context.log import QUOTE_CHARS, Log
 from headrace.context.plan import (
     Became,
     Cleared,
+    Decision,
     Insert,
     Item,
     Keep,
@@ -122,6 +124,7 @@ class _Planner:
             opening = (turn.id for turn in log.turns if turn.opens)
             pins |= frozenset(islice(opening, policy.pins))
         self.tally = log.tally(profile.factor, pins)
+        self.decision = Decision(action="as is")
 
     # --- the budget ---------------------------------------------------------------------------------------------------
 
@@ -217,16 +220,39 @@ class _Planner:
 
     def advance(self, state: Period, end: int) -> Period:
         """The state after the request at `end`: itself, or a new period."""
-        size = self.load(state, end)
-        if size <= self.high(state, end):
+        size, high = self.load(state, end), self.high(state, end)
+        self.decision = Decision(action="as is", load=size, trigger=high)
+        if size <= high:
             return state
         after = self.compact(state, end)
         if (after.cut, after.cleared) == (state.cut, state.cleared):
             return state
-        freed = size - self.load(after, end)
-        if freed < MIN_PROGRESS * size and size + self.share(self.policy.summary, end) <= self.room(end):
+        decision = self.priced(size, self.load(after, end), end)
+        if decision.action == "wait":
+            self.decision = msgspec.structs.replace(decision, trigger=high)
             return state
+        action: Literal["clear", "compact"] = "clear" if after.cut == state.cut else "compact"
+        self.decision = msgspec.structs.replace(decision, action=action, trigger=high)
         return self.summarised(state, after, end)
+
+    def priced(self, before: int, after: int, end: int) -> Decision:
+        """Whether to go from a load of `before` to `after`: at once where it does not fit otherwise, else if it frees enough, and pays for
+        itself within the requests to come."""
+        read, write = self.profile.read, self.profile.write
+        summary = self.share(self.policy.summary, end)
+        freed, following = before - after, after + summary
+        pays_after = max(0.0, write - read) / read * following / freed if freed > 0 and read > 0 else None
+        expected = bisect_left(self.tally.opens, end)
+        must = before + summary > self.room(end)
+        pays = freed >= MIN_PROGRESS * before and pays_after is not None and pays_after <= expected
+        return Decision(
+            action="compact" if must or pays else "wait",
+            load=before,
+            freed=freed,
+            following=following,
+            pays_after=None if pays_after is None else round(pays_after, 2),
+            expected=expected,
+        )
 
     def foreseen(self, state: Period) -> tuple[Turn, ...]:
         end, opens = len(self.turns), self.tally.opens
@@ -539,6 +565,7 @@ class _Planner:
             period=state,
             compacted=compacted,
             changed=changed,
+            decision=self.decision,
         )
 
     def _touched(self, state: Period, end: int) -> list[int]:

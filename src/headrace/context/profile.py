@@ -16,12 +16,14 @@ class Profile(Struct, frozen=True, kw_only=True):
 
     `limit` is the most input, None without one; `fixed` what every request carries beside the log (tools, a system prompt outside the
     messages, framing); `factor` turns likely counts into planned ones (`tokens.Correction.factor`; 1 for an exact counter), None to
-    plan with upper bounds.
+    plan with upper bounds. `read` and `write` are what a token costs that is read from the prompt cache, or written to it, in prices of an input token.
     """
 
     limit: int | None = None
     fixed: int = 0
     factor: float | None = None
+    read: float = 0.1
+    write: float = 1.25
 
     def cost(self, estimate: Estimate) -> int:
         """The count to plan with, never above the estimate's bound."""
