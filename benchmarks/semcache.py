@@ -11,8 +11,9 @@ for the answer, and `AUDITED` of the would-be hits are asked anyway and count as
 
 A stream whose name is in the table of folds (`benchmarks/semcache_folds`) is scored by the verifier and thresholds of the fold that has not seen
 it; any other by what ships. `own` rows take the threshold that was known before; the `oracle` rows say what the best threshold, chosen
-after the fact on this very stream, would have given: a frontier, not a result. Labels have errors: pairs that were read and found to want the
-same answer are listed in `benchmarks/semcache_adjudicated`; figures are given by raw labels and with that list. Pairs are files of
+after the fact on this very stream, would have given: a frontier, not a result. Labels have errors: `benchmarks/semcache_adjudicated` has pairs that were
+served against their labels and read by someone who did not see by which rule, with the verdict. Figures are given by raw labels, and by those verdicts for rules
+all of whose wrong pairs were read. Pairs are files of
 `family, same_answer, a, b`; `b` is asked of a cache that holds `a` alone.
 """
 
@@ -52,6 +53,8 @@ COSINES = (0.6, 0.8, 0.9, 0.95)
 TARGETS = (0.01, 0.02, 0.05)
 AUDITED = 0.02
 BLOCK = 256
+TO_READ = frozenset({"canonical", "cosine 0.95 + guards", "own, max_wrong 0.01", "own, max_wrong 0.02"})
+"""Rules whose wrong pairs are few enough to be read."""
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -284,12 +287,13 @@ def figures(rule: Rule, rates: list[float], right: Callable[[int, int], bool]) -
     }
 
 
-def adjudicated(name: str) -> frozenset[str]:
-    """The pairs of a stream that were read and found to want the same answer against their labels."""
+def adjudicated(name: str) -> dict[str, bool]:
+    """The pairs of a stream that were read, and whether they want the same answer."""
     path = ADJUDICATED / f"{name}.tsv"
     if not path.exists():
-        return frozenset()
-    return frozenset(line.split("\t", 1)[0] for line in path.read_text("utf-8").split("\n")[1:] if line)
+        return {}
+    lines = [line.split("\t") for line in path.read_text("utf-8").split("\n")[1:] if line]
+    return {line[0]: line[1] == "same" for line in lines}
 
 
 def rules_of(verifier: Verifier, misjudged: float) -> list[Rule]:
@@ -327,20 +331,20 @@ def stream(
     def raw(a: int, b: int) -> bool:
         return asked.labels[a] == asked.labels[b]
 
+    def pair(a: int, b: int) -> str:
+        return pair_id(asked.texts[a], asked.texts[b])
+
     def found(a: int, b: int) -> bool:
-        return raw(a, b) or pair_id(asked.texts[a], asked.texts[b]) in read
+        return raw(a, b) or read.get(pair(a, b), False)
 
     oracle = rules.pop()
     table = []
     for rule in rules:
         row: dict[str, Any] = {"rule": rule.title, **figures(rule, rates[rule.title], raw)}
-        row["adjudicated"] = figures(rule, rates[rule.title], found)
-        row["changed"] = (
-            sum(found(h.question, h.entry) and not raw(h.question, h.entry) for h in rule.hits)
-            / len(rule.hits)
-            if rule.hits
-            else 0.0
-        )
+        against = [hit for hit in rule.hits if not raw(hit.question, hit.entry)]
+        if rule.hits and all(pair(hit.question, hit.entry) in read for hit in against):
+            row["adjudicated"] = figures(rule, rates[rule.title], found)
+            row["changed"] = sum(read[pair(hit.question, hit.entry)] for hit in against) / len(rule.hits)
         if rule.kind == "verifier":
             row["state"] = "infeasible" if rule.limit is None else "prior"
         table.append(row)
@@ -352,24 +356,18 @@ def stream(
             "asked": counts,
             "scored_by": f"the fold without {name}" if fold.exists() else "what ships",
             "rules": table,
-            "oracle": {
-                f"{t:g}": {
-                    "raw": frontier(oracle.log + oracle.hits, sum(counts), raw, t),
-                    "adjudicated": frontier(oracle.log + oracle.hits, sum(counts), found, t),
-                }
-                for t in TARGETS
-            },
+            "oracle": {f"{t:g}": frontier(oracle.log + oracle.hits, sum(counts), raw, t) for t in TARGETS},
         },
     )
-    served: dict[tuple[int, int], None] = {}
-    for rule in rules:
-        if rule.title not in ("exact", "cosine 0.6", "cosine 0.8", "cosine 0.6 + guards"):
-            served.update(
-                {(hit.question, hit.entry): None for hit in rule.hits if not raw(hit.question, hit.entry)}
-            )
-    lines = {pair_id(asked.texts[a], asked.texts[b]): (asked.texts[a], asked.texts[b]) for a, b in served}
-    for key, (first, second) in sorted(lines.items()):
-        yield "served", f"{key}\t{first}\t{second}"
+    against = {
+        (hit.question, hit.entry)
+        for rule in rules
+        if rule.title in TO_READ
+        for hit in rule.hits
+        if not raw(hit.question, hit.entry)
+    }
+    for key, (a, b) in sorted((pair(*both), both) for both in against):
+        yield "served", f"{key}\t{name}\t{'read' if key in read else ''}\t{asked.texts[a]}\t{asked.texts[b]}"
 
 
 def pairs(path: Path) -> dict[str, Any]:
@@ -445,20 +443,18 @@ def main() -> None:
             f"{'adjudicated':>11} {'wrong':>6} {'bound':>7} {'changed':>8}"
         )
         for row in found["rules"]:
-            read = row["adjudicated"]
+            read = row.get("adjudicated")
+            verdict = ""
+            if read is not None:
+                verdict = (
+                    f"{share(read['wrong_of_served']):>11} {read['distinct_wrong']:6} {share(read['bound'], 'n<299'):>7} "
+                    f"{row['changed']:8.2%}"
+                )
             print(
                 f"{row['rule']:26} {row['hit_rate']:7.2%} {share(row['hit_rate_95'], ''):>6} {share(row['wrong_of_served']):>13} "
-                f"{row['distinct_pairs']:7} {row['distinct_wrong']:6} {share(row['bound'], 'n<299'):>7}   "
-                f"{share(read['wrong_of_served']):>11} {read['distinct_wrong']:6} {share(read['bound'], 'n<299'):>7} "
-                f"{row['changed']:8.2%} {row.get('state', '')}"
+                f"{row['distinct_pairs']:7} {row['distinct_wrong']:6} {share(row['bound'], 'n<299'):>7}   {verdict:35} {row.get('state', '')}"
             )
-        print(
-            "oracle frontier: "
-            + ", ".join(
-                f"{v['raw']:.2%} ({v['adjudicated']:.2%} adjudicated) at {t}"
-                for t, v in found["oracle"].items()
-            )
-        )
+        print("oracle frontier: " + ", ".join(f"{v:.2%} at {t}" for t, v in found["oracle"].items()))
     for table in result["pairs"]:
         print(f"\n{table['pairs']}\n")
         for row in table["families"]:

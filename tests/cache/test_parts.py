@@ -133,6 +133,8 @@ def test_guards_let_other_wordings_through(encoder: Encoder, a: str, b: str) -> 
         ("Can someone borrow a book for me?", "How can someone borrow a book for me?"),
         ("turn off the light in the kitchen", "turn off the light in the bedroom"),
         ("How can you reach me?", "How can I reach you?"),
+        ("You're not afraid, are you?", "You're afraid, aren't you?"),
+        ("Do not all birds fly?", "Do all birds not fly?"),
     ],
 )
 def test_guards_see_who_and_in_which_order(encoder: Encoder, a: str, b: str) -> None:
@@ -179,15 +181,19 @@ def test_standing_counts_votes() -> None:
     assert standing([0.9, 0.8], ["x", "y"], 1).margin == pytest.approx(-0.1)
 
 
-def test_the_shift_only_makes_stricter() -> None:
-    """Answers that differ more often than expected lower the odds, those that agree never raise them, and far ones teach nothing."""
-    worse, better, far = Shift(), Shift(), Shift()
+def test_the_shift_doubts_what_would_loosen() -> None:
+    """Answers that differ more often than expected lower the odds at once; those that agree raise them late, and less; far ones teach nothing."""
+    few, many, far = Shift(), Shift(), Shift()
+    few.learn(2.0, False)
+    assert few.value < 0
+    few = Shift()
+    for _ in range(3):
+        few.learn(0.0, True)
     for _ in range(200):
-        worse.learn(2.0, False)
-        better.learn(0.0, True)
+        many.learn(0.0, True)
         far.learn(-3.0, False)
-    assert worse.value < -1.0
-    assert better.value == far.value == 0.0
+    assert few.value == far.value == 0.0
+    assert 0.0 < many.value < 3.0
     mixed = Shift()
     for number in range(1_000):  # one in four is wrong where the verifier expects one in eight
         mixed.learn(2.0, number % 4 > 0)

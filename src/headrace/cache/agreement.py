@@ -22,6 +22,10 @@ ALIKE = 0.9
 """The least cosine of two answers that agree in other words. Not measured on answers of models: no public set of them could be had."""
 
 
+LONGEST = 64
+"""Words of an answer that may agree in other words; longer ones differ in something that matters, and guards take their time."""
+
+
 def mark(text: str, encoder: Encoder) -> bytes:
     """What is needed of an answer to compare it with many: its spelling's digest and its vector. As long as its vector, and 16 bytes."""
     return digest(canonical(text).encode()) + pack(encoder.encode(text))
@@ -34,4 +38,6 @@ def agree(a: bytes, b: bytes, texts: Callable[[], tuple[str, str]], encoder: Enc
     if float(np.dot(unpack(a[DIGEST_BYTES:]), unpack(b[DIGEST_BYTES:]))) < ALIKE:
         return False
     one, other = texts()
+    if max(len(one.split()), len(other.split())) > LONGEST:
+        return False
     return veto(signature(one, encoder.knows), signature(other, encoder.knows)) is None

@@ -20,6 +20,10 @@ _ASK = re.compile(
     r"|(?:please )?(?:tell|show|teach) (?:me|us)|would you mind (?:telling|showing) (?:me|us)|any idea|(?:does )?any(?:one|body) know"
     r") (?:about )?(?=(?:what|how|why|when|where|who|which|whose)\b)"
 )
+_REQUEST = re.compile(
+    r"^(?:(?:can|could|would|will) you|(?:i|we) (?:want|need|would like|d like) you to|i (?:was wondering|wonder) if you (?:can|could)) (?=\w)"
+)
+_PLEASE = re.compile(r"(?:(?<=\s)|^)(?:please|pls|kindly|thanks|thank you)(?:\s|$)")
 _THINK = re.compile(r"^(?:do you think|in your opinion|would you say|is it true that) (?=\w)")
 _BEST = r"(?:(?:the|a|an|any|some|your|my) )?(?:(?:very )?(?:best|good|better|right|proper|correct|easiest|easy|simplest|simple|recommended|ideal|usual) )?"
 _MEANS = r"(?:ways?|methods?|process|procedure|steps|approach|trick|tricks)"
@@ -43,6 +47,10 @@ _HOWTO = (
 _HOW_DO = re.compile(rf"^how (?:do|can|could|should|would|might|does|must) {_WHO} (?:go about |best )?(?=\w)")
 _MAY = re.compile(rf"^(?:is it possible (?:for {_WHO} )?to|am i (?:able|allowed) to) (?=\w)")
 _ASIDE = re.compile(r" (?:in fact|as a matter of fact|by any chance|at all)\b")
+_TAG = re.compile(
+    r"^((?:i|you|he|she|it|we|they|that|this|there|yes|yeah|so|well)\b.+\w) (?:is|are|am|was|were|do|does|did|have|has|can|could|will|would|should) "
+    r"(?:not )?(?:i|you|he|she|it|we|they|there)$"
+)
 _ACCORDING = re.compile(r"^(who|what|which) do(?:es)? (.+?) think (is|are) (.+)$")
 _ANYONE = {
     "you": "i",
@@ -60,8 +68,10 @@ _MINE = re.compile(r"\b(?:i|my|me|mine|myself)\b")
 def plain(text: str) -> tuple[str, str]:
     """`text` (words in lower case, one space between them) in its plain form, and the form that says who is spoken of: the first, but with
     the person of a frame like "how can you" kept."""
+    text = _PLEASE.sub("", text).rstrip() or text
     text = _ASIDE.sub("", _THINK.sub("", _ASK.sub("", _HELLO.sub("", text))))
-    text = _MAY.sub("can i ", text)
+    text = _TAG.sub(r"\1", text)
+    text = _MAY.sub("can i ", _REQUEST.sub("", text))
     for pattern in _HOWTO:
         found = pattern.match(text)
         if found is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from itertools import pairwise
 
 from msgspec import Struct
 
@@ -58,6 +59,7 @@ class Signature(Struct, frozen=True, gc=False):
     names: frozenset[str]
     rare: frozenset[str]
     negations: int
+    denied: frozenset[str]
     poles: frozenset[str]
     after: dict[str, tuple[str, ...]]
     particles: frozenset[str]
@@ -198,6 +200,7 @@ def signature(text: str, known: Callable[[str], bool]) -> Signature:
         names=_names(text),
         rare=frozenset(rare),
         negations=sum(token in NEGATIONS for token in tokens),
+        denied=_denied(tokens),
         poles=frozenset(poles),
         after={preposition: tuple(found) for preposition, found in after.items()},
         particles=_PARTICLES.intersection(tokens),
@@ -326,6 +329,18 @@ def _roles(lower: str) -> str:
     return found
 
 
+_SCOPED = frozenset(
+    "all every everyone everything always only even just one two a more less many much".split()
+)
+
+
+def _denied(tokens: list[str]) -> frozenset[str]:
+    """Where it matters what a `not` stands before: `not all` is not `all ... not`, `not only` is not `not even`."""
+    return frozenset(
+        following for word, following in pairwise(tokens) if word == "not" and following in _SCOPED
+    )
+
+
 def _modals(tokens: list[str]) -> frozenset[str]:
     found = {MODALS[token] for token in tokens if token in MODALS}
     if "used" in found and "used to" not in " ".join(tokens):
@@ -363,7 +378,7 @@ def veto(a: Signature, b: Signature) -> str | None:
         return "names"
     if _missing(a.rare, b) or _missing(b.rare, a):
         return "rare words"
-    if (a.negations - b.negations) % 2:
+    if (a.negations - b.negations) % 2 or a.denied != b.denied:
         return "negation"
     if _opposed(a.poles, b.poles):
         return "opposites"
