@@ -13,7 +13,7 @@ from tests.cache.test_layer import House, answer
 from tests.cache.test_semantic import TURNS
 from tests.gateway.gate import ask, config, gated
 
-from headrace.cache.aid import Aid, named
+from headrace.cache.aid import Aid, CosineScorer, named
 from headrace.cache.index import VectorSlab
 from headrace.cache.match import Matcher
 from headrace.cache.shelf import Shelf
@@ -110,6 +110,17 @@ def test_a_scorer_is_held_to_the_share(p: float, hit: bool) -> None:
             assert (call.cached.state, call.cached.p, call.cached.tau) == ("scored", p, 0.9999)
 
     asyncio.run(main())
+
+
+def test_an_encoder_is_a_scorer() -> None:
+    """The probability rises with the cosine, whatever the vectors' lengths; a falling one is refused."""
+    vectors = {"a": [2.0, 0.0], "b": [3.0, 0.0], "c": [0.0, 1.0], "d": [1.0, 1.0], "nothing": [0.0, 0.0]}
+    scorer = CosineScorer(lambda texts: [vectors[text] for text in texts], weight=10.0, bias=-5.0)
+    same, half, other, nothing = scorer.score([("a", "b"), ("a", "d"), ("a", "c"), ("a", "nothing")])
+    assert same == pytest.approx(0.9933, abs=1e-4) and half == pytest.approx(0.888, abs=1e-3)
+    assert other == nothing == pytest.approx(0.0067, abs=1e-4)
+    with pytest.raises(ValueError, match="weight must be above 0"):
+        CosineScorer(lambda texts: [], weight=0.0, bias=0.0)
 
 
 def test_a_last_turn_is_made_to_stand_alone() -> None:
