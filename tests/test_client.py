@@ -13,7 +13,9 @@ import pytest
 
 import headrace
 from headrace.client import AsyncClient, Client
-from headrace.testing import Answer, CutStream, FakeProvider, Overloaded, RateLimited, until
+from headrace.clock import SystemClock
+from headrace.handler import Route
+from headrace.testing import Answer, CutStream, FakeProvider, Overloaded, RateLimited, Silence, until
 from headrace.types import Delta
 
 TOML = """
@@ -26,6 +28,9 @@ base_url = "{anthropic}"
 [routes.smart]
 deadline = "20s"
 cascade = [{{ target = "oai/gpt", attempts = 2 }}, {{ target = "ant/claude", attempts = 2 }}]
+[routes.brief]
+deadline = "200ms"
+cascade = ["oai/gpt"]
 [routes.anew]
 cascade = ["oai/gpt", "ant/claude"]
 mid_stream = "restart"
@@ -114,6 +119,30 @@ def test_a_broken_stream_says_what_arrived(provider: FakeProvider, settings: hea
     assert caught.value.received
     assert "echo: one two three four".startswith(caught.value.received)
     assert "seen" not in locals() or seen == caught.value.received
+
+
+def test_the_time_of_one_request_is_an_argument(provider: FakeProvider, settings: headrace.Settings) -> None:
+    """It spans attempts and levels, and is the caller's 504; a route's own deadline is not made longer by it."""
+    provider.default = Silence()
+    clock = SystemClock()
+    with Client(settings) as llm:
+        for levels, timeout in (("smart", 0.2), ("brief", 60.0)):
+            began = clock.now()
+            with pytest.raises(headrace.AllTargetsFailed) as caught:
+                llm.chat(levels, "Hello", timeout=timeout)
+            assert caught.value.http_status == 504
+            assert clock.now() - began < 2.0
+
+
+def test_timeouts_are_on_by_default() -> None:
+    """Connect 5 s, first content and between events 60 s, 600 s in all."""
+    route = Route(name="r", cascade=())
+    assert (route.connect_s, route.first_content_s, route.between_events_s, route.deadline_s) == (
+        5,
+        60,
+        60,
+        600,
+    )
 
 
 def test_text_of_two_answers_is_never_joined(provider: FakeProvider, settings: headrace.Settings) -> None:
