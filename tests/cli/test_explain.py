@@ -65,3 +65,17 @@ def test_a_request_that_does_not_fit_says_so(files: tuple[Path, Path]) -> None:
     )
     ran = CliRunner().invoke(explain, [str(request), "--config", str(settings)])
     assert isinstance(ran.exception, ContextTooLong)
+
+
+def test_an_anthropic_body_is_known_by_its_looks(files: tuple[Path, Path]) -> None:
+    """A system prompt beside the messages, or a tool's blocks, need no option."""
+    request, settings = files
+    said = [
+        {"role": "user", "content": "Look."},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "look", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": "here"}]},
+    ]
+    for members in ({}, {"system": "Be brief."}):
+        request.write_text(json.dumps({"model": "long", "max_tokens": 9, "messages": said} | members))
+        ran = CliRunner().invoke(explain, [str(request), "--config", str(settings), "--json"])
+        assert [turn["role"] for turn in json.loads(ran.output)["turns"]] == ["user", "assistant", "tool"]

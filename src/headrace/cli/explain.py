@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import click
@@ -18,18 +19,25 @@ from headrace.handler import Body, ContextPolicy, Request
 
 __all__ = ["explain"]
 
+_ANTHROPIC = re.compile(
+    rb'"type"\s*:\s*"(tool_use|tool_result|thinking|redacted_thinking)"|"(system|anthropic_version|stop_sequences)"\s*:'
+)
+"""What stands in a body of Anthropic's and not in one of OpenAI's."""
+
 
 @click.command(short_help="Say what is sent of a long conversation, and why.")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("-m", "--model", metavar="MODEL", help="A route or provider/model; default: the request's own.")
 @click.option(
-    "--dialect", type=click.Choice(["openai-chat", "anthropic"]), default="openai-chat", show_default=True
+    "--dialect",
+    type=click.Choice(["openai-chat", "anthropic"]),
+    help="Of the request; default: the one that it looks like.",
 )
 @click.option("--budget", type=click.IntRange(64), metavar="TOKENS", help="In place of the route's budget.")
 @options.config_file
 @options.as_json
 def explain(
-    file: Path, model: str | None, dialect: str, budget: int | None, path: Path | None, as_json: bool
+    file: Path, model: str | None, dialect: str | None, budget: int | None, path: Path | None, as_json: bool
 ) -> None:
     """Plan the request in FILE (a JSON body) as the first target of its route would get it: every turn kept, summarised, recalled or
     dropped, with the reason. Nothing is sent. A route without a context table is planned with the defaults.
@@ -38,6 +46,8 @@ def explain(
     """
     console = Console(as_json=as_json)
     body = file.read_bytes()
+    if dialect is None:
+        dialect = "anthropic" if _ANTHROPIC.search(body) is not None else "openai-chat"
     wire = dialects.by_name(dialect)
     peek = wire.peek(body)
 
