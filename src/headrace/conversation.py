@@ -58,7 +58,8 @@ class AsyncConversation:
         system: Instructions, the first turn of a new conversation.
 
     One question is asked at a time. What was asked and answered is stored together when the answer is whole; a question that failed leaves
-    nothing behind. Without `[store] path` conversations last as long as the client.
+    nothing behind. It is kept for the `retention` of the route after its last turn, and in this object alone where the route has
+    `content = "hash-only"`. Without `[store] path` conversations last as long as the client.
     """
 
     def __init__(
@@ -191,19 +192,28 @@ class AsyncConversation:
 
     async def _loaded(self) -> list[Message]:
         if self._turns is None:
-            held = [_read(data) for data in await self.client.engine.store.turns(self.id)]
+            engine = self.client.engine
+            await engine.store.expire_turns(engine.clock.wall())
+            held = [_read(data) for data in await engine.store.turns(self.id)]
             if not held and self._system is not None:
-                first = Message(role="system", content=(Text(text=self._system),))
-                await self.client.engine.store.append_turns(self.id, 0, [_written(first)])
-                held = [first]
+                held = [Message(role="system", content=(Text(text=self._system),))]
+                await self._write(0, held)
             self._turns = held
         return self._turns
 
+    async def _write(self, first: int, new: Sequence[Message]) -> None:
+        """Put turns into the store, where the route lets them be kept."""
+        engine = self.client.engine
+        route = self.client._route(self.model)  # noqa: SLF001  (one piece, two modules)
+        if route.stores_content:
+            until = engine.clock.wall() + route.retention_s
+            await engine.store.append_turns(
+                self.id, first, [_written(message) for message in new], until=until
+            )
+
     async def _keep(self, new: Sequence[Message]) -> None:
         held = await self._loaded()
-        await self.client.engine.store.append_turns(
-            self.id, len(held), [_written(message) for message in new]
-        )
+        await self._write(len(held), new)
         held += new
 
 

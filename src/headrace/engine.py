@@ -609,19 +609,21 @@ class Engine:
 
 def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
     """`levels` as one route; `resolve` knows the names. The rules (deadline, waits) of a single named route are kept; of several,
-    only the guard of the first that has one."""
+    only the guard of the first that has one, and of what may be kept the least that one of them says."""
     if isinstance(levels, str):
         return resolve(levels)
     if not levels:
         raise ValueError("a cascade needs at least one level")
     targets: list[Target] = []
     names: list[str] = []
+    named: list[Route] = []
     guard: GuardPolicy | None = None
     for level in levels:
         model, attempts = (level, None) if isinstance(level, str) else level
         if attempts is not None and attempts < 1:
             raise ValueError(f"attempts of {model!r} must be 1 or more, not {attempts!r}")
         route = resolve(model)
+        named.append(route)
         names.append(route.name)
         guard = guard or route.guard
         targets += (
@@ -629,7 +631,13 @@ def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
             if attempts is None
             else (msgspec.structs.replace(t, attempts=attempts) for t in route.cascade)
         )
-    return Route(name=",".join(names), cascade=tuple(targets), guard=guard)
+    return Route(
+        name=",".join(names),
+        cascade=tuple(targets),
+        guard=guard,
+        retention_s=min(route.retention_s for route in named),
+        stores_content=all(route.stores_content for route in named),
+    )
 
 
 def _endpoint(settings: ProviderSettings, dialect: Dialect) -> Endpoint:

@@ -310,7 +310,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     their windows; with `downgrade` an attempt that does not fit goes on to the next target. `context`
     None: conversations are sent as they are. `mid_stream`: what becomes of an answer that breaks off: `error`, `hold` (the first
     `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`. `tool_calls`: `stream`, or `whole` (a streamed
-    call is released when its arguments are complete). `limits`: how fast all callers together may ask for it. `hedge`: the share of extra calls that slow targets may cost, 0 for none.
+    call is released when its arguments are complete). `limits`: how fast all callers together may ask for it. `retention_s`: how long
+    what was asked and answered may be kept in a file, at all only with `stores_content`. `hedge`: the share of extra calls that slow targets may cost, 0 for none.
     `priority`: `high`, `normal` or `low`: who is served first where a deployment has no more slots.
     """
 
@@ -341,6 +342,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     guard: GuardPolicy | None = None
     budgets: tuple[Budget, ...] = ()
     limits: Limits | None = None
+    retention_s: float = 30 * 86_400.0
+    stores_content: bool = True
     max_cost: Nanodollars | None = None
     max_total_tokens: int | None = None
     downgrade: bool = False

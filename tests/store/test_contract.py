@@ -406,7 +406,7 @@ def test_the_last_plan_state_of_several_is_found(with_store: Any) -> None:
     async def body(store: Store) -> None:
         assert await store.find_plan([b"a", b"b"]) is None
         for key, state in ((b"a", b"1"), (b"c", b"3"), (b"a", b"2")):
-            store.record_plan(key, state)
+            store.record_plan(key, state, now=0.0, until=9e9)
         await store.flush()
         assert await store.find_plan([b"a", b"b"]) == (0, b"2")
         assert await store.find_plan([b"a", b"b", b"c", b"d"]) == (2, b"3")
@@ -422,7 +422,7 @@ def test_plan_states_are_bounded(with_store: Any, monkeypatch: pytest.MonkeyPatc
 
     async def body(store: Store) -> None:
         for number in range(5):
-            store.record_plan(b"%d" % number, b"s")
+            store.record_plan(b"%d" % number, b"s", now=0.0, until=9e9)
         await store.flush()
         assert [await store.find_plan([b"%d" % number]) is not None for number in range(5)] == [False] * 2 + [
             True
@@ -436,11 +436,11 @@ def test_turns_of_a_conversation_are_added_at_its_end_alone(with_store: Any) -> 
 
     async def body(store: Store) -> None:
         assert await store.turns("c") == []
-        await store.append_turns("c", 0, [b"one", b"two"])
+        await store.append_turns("c", 0, [b"one", b"two"], until=9e9)
         with pytest.raises(StoreError, match="has 2 turns, not 1"):
-            await store.append_turns("c", 1, [b"other"])
-        await store.append_turns("c", 2, [b"three"])
-        await store.append_turns("d", 0, [b"else"])
+            await store.append_turns("c", 1, [b"other"], until=9e9)
+        await store.append_turns("c", 2, [b"three"], until=9e9)
+        await store.append_turns("d", 0, [b"else"], until=9e9)
         assert await store.turns("c") == [b"one", b"two", b"three"]
 
     with_store(body)

@@ -166,7 +166,7 @@ class Aided:
         if self._served is None:
             self._cache.keep(self._key, self._policy, request, batches)
         else:
-            self._cache.alias(self._served, self._key)
+            self._cache.alias(self._served, self._key, request)
 
     async def _find(self, request: Request) -> tuple[Entry, Cached] | None:
         cache, aid, policy, route = self._cache, self._cache.aid, self._policy, request.route

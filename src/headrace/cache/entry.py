@@ -33,7 +33,7 @@ class Entry(Struct, kw_only=True):
 
     Times are seconds since 1970. `body` is `encode_reply` of the answer; `vector` the encoded question under the encoder's
     version `encoder`, empty without one; `signature` what the guards need of it and `mark` what tells answers apart, made when first needed. `cost` is nano-dollars, what asking again would cost, None while unknown; `took` the seconds
-    that the answer took. `agrees` is the id of the first entry that this one's answer agrees with, its own where there was none, empty without a vector. `tags` are the asker's, each `name=value`; `documents` the version of what the route quotes from.
+    that the answer took. `agrees` is the id of the first entry that this one's answer agrees with, its own where there was none, empty without a vector. `user` and `tags` are the asker's, each `name=value`; `documents` the version of what the route quotes from.
     """
 
     id: str
@@ -54,6 +54,7 @@ class Entry(Struct, kw_only=True):
     documents: str = ""
     hits: int = 0
     agrees: str = ""
+    user: str = ""
     vector: bytes = b""
     encoder: str = ""
     signature: bytes = b""

@@ -330,6 +330,7 @@ class Cache:
         ttl = policy.volatile_ttl_s if key.volatile else policy.ttl_s
         if target is not None and target != request.route.cascade[0]:
             ttl = min(ttl, policy.fallback_ttl_s)
+        ttl = min(ttl, request.route.retention_s)
         wall = self.clock.wall()
         entry = Entry(
             id=self._new_id(),
@@ -338,6 +339,7 @@ class Cache:
             text=key.text,
             canonical=None if key.text is None else canonical(key.text),
             tenant=key.tenant,
+            user=request.call.user or "",
             route=request.route.name,
             target="" if target is None else str(target),
             created=wall,
@@ -356,11 +358,11 @@ class Cache:
         self._drop(self.shelf.ended(wall))
         self._vector(entry, key, policy)
         self.shelf.put(entry)
-        if self._kept is not None:
+        if self._kept is not None and request.route.stores_content:
             self._kept.put(entry)
 
-    def alias(self, entry: Entry, key: Key) -> None:
-        """Keep `entry` for `key` too, found by its words alone; only the text, since it answered another question."""
+    def alias(self, entry: Entry, key: Key, request: Request) -> None:
+        """Keep `entry` for the `key` of `request` too, found by its words alone; only the text, since it answered another question."""
         reply = decode_reply(entry.body, id="", created=0, alike=True)
         copy = msgspec.structs.replace(
             entry,
@@ -371,13 +373,14 @@ class Cache:
             canonical=None if key.text is None else canonical(key.text),
             body=encode_reply(reply),
             hits=0,
+            user=request.call.user or "",
             vector=b"",
             encoder="",
             signature=b"",
             mark=b"",
         )
         self.shelf.put(copy)
-        if self._kept is not None:
+        if self._kept is not None and request.route.stores_content:
             self._kept.put(copy)
 
     def _vector(self, entry: Entry, key: Key, policy: CachePolicy) -> None:

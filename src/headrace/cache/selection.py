@@ -15,6 +15,7 @@ class Selection(Struct, frozen=True, kw_only=True):
 
     Attributes:
         tenant: Its name, or what `headrace cache stats` shows: `tenant:acme`, `key:dev`, `library`.
+        user: Whose question it was.
         model: Who answered, as `provider/model`.
         tag: `name=value`, or `name` for any value.
         documents: A version of the route's documents; `!VERSION` for every other one.
@@ -23,6 +24,7 @@ class Selection(Struct, frozen=True, kw_only=True):
     """
 
     route: str | None = None
+    user: str | None = None
     tenant: str | None = None
     model: str | None = None
     tag: str | None = None
@@ -42,6 +44,7 @@ class Selection(Struct, frozen=True, kw_only=True):
         """Whether `entry` is meant; pure."""
         return (
             (self.route is None or entry.route == self.route)
+            and (self.user is None or entry.user == self.user)
             and (self.tenant is None or entry.tenant in (self.tenant, f"tenant:{self.tenant}"))
             and (self.model is None or entry.target == self.model)
             and (self.tag is None or any(_tagged(tag, self.tag) for tag in entry.tags))

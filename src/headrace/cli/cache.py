@@ -97,6 +97,7 @@ def _stats(console: Console, path: Path | None) -> None:
 @options.config_file
 @click.option("--route", metavar="NAME", help="Only of this route.")
 @click.option("--tenant", metavar="NAME", help="Only of this tenant.")
+@click.option("--user", metavar="NAME", help="Only of questions of this user.")
 @click.option("--model", metavar="PROVIDER/MODEL", help="Only answers of this model.")
 @click.option("--tag", metavar="NAME=VALUE", help="Only of requests with this tag.")
 @click.option(
@@ -111,6 +112,7 @@ def throw_away(
     path: Path | None,
     route: str | None,
     tenant: str | None,
+    user: str | None,
     model: str | None,
     tag: str | None,
     documents: str | None,
@@ -131,6 +133,7 @@ def throw_away(
     selection = Selection(
         route=route,
         tenant=tenant,
+        user=user,
         model=model,
         tag=tag,
         documents=documents,

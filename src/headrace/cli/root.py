@@ -15,6 +15,7 @@ from headrace.cli.configuration import check, stack
 from headrace.cli.console import Console, error_members
 from headrace.cli.conversation import ask, chat
 from headrace.cli.cost import cost
+from headrace.cli.data import data
 from headrace.cli.diagnosis import doctor
 from headrace.cli.eval import evaluate
 from headrace.cli.explain import explain
@@ -76,6 +77,7 @@ for _verb in (
     models,
     keys,
     cost,
+    data,
     prompts,
     cache,
     check,

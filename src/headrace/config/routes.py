@@ -15,7 +15,7 @@ from headrace.config.problem import Report, closest, kind_of
 from headrace.config.providers import read_provider
 from headrace.config.rules import read_rules
 from headrace.config.settings import LOCAL, ProviderSettings
-from headrace.config.table import Table, nano
+from headrace.config.table import Table, nano, span_of
 from headrace.handler import Route
 from headrace.lines import KeyPath
 from headrace.types import Target
@@ -57,6 +57,8 @@ def read_routes(
             tool_calls=table.choice("tool_calls", ("stream", "whole")) or usual.tool_calls,
             budgets=read_budgets(table, "budget", zone),
             limits=read_limits(table),
+            retention_s=_retention(table, usual.retention_s),
+            stores_content=table.choice("content", ("full", "hash-only")) != "hash-only",
             max_cost=nano(table.money("max_cost_usd")),
             max_total_tokens=table.integer("max_total_tokens", 0, 1, 10**12) or None,
             downgrade=table.choice("on_limit", ON_LIMIT) == "downgrade",
@@ -88,6 +90,24 @@ def read_routes(
                 value=writer,
             )
     return routes
+
+
+RETENTION_S = (60.0, 3660 * 86_400.0)
+"""A minute to ten years."""
+
+
+def _retention(route: Table, default: float) -> float:
+    text = route.text("retention")
+    if text is None:
+        return default
+    try:
+        seconds = span_of(text)
+    except ValueError:
+        route.wrong("retention", "not a time", 'Write "30d" or "12h".')
+        return default
+    if not RETENTION_S[0] <= seconds <= RETENTION_S[1]:
+        route.wrong("retention", "must be from 1m to 3660d")
+    return seconds
 
 
 def _hedge(route: Table) -> float:

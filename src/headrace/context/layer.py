@@ -76,7 +76,7 @@ Lookup = Callable[[str, str], Model | None]
 class PlanStates(Protocol):
     """What is asked of a store."""
 
-    def record_plan(self, key: bytes, state: bytes) -> None: ...
+    def record_plan(self, key: bytes, state: bytes, *, now: float, until: float) -> None: ...
 
     async def find_plan(self, keys: Sequence[bytes]) -> tuple[int, bytes] | None: ...
 
@@ -255,7 +255,10 @@ class Context:
             error.target = scope[2]
             raise
         self._remember(scope, conversation, made.period)
-        self._store(scope, log, period or Period(), made.period)
+        if request.route.stores_content:
+            now = request.call.started_wall
+            until = now + request.route.retention_s
+            self._store(scope, log, period or Period(), made.period, now=now, until=until)
         if policy.summariser and self._aside is not None:
             self._prepare(
                 request, policy, foreseen(log, policy, profile, made.period), conversation.abstracts
@@ -370,7 +373,9 @@ class Context:
             _log.warning("the store knows no plan: %s", error)
             return None
 
-    def _store(self, scope: _Scope, log: Log, before: Period, after: Period) -> None:
+    def _store(
+        self, scope: _Scope, log: Log, before: Period, after: Period, *, now: float, until: float
+    ) -> None:
         """Keep a state that cannot be told from the conversation at little cost."""
         if self._plans is not None and (
             after.compactions != before.compactions
@@ -378,7 +383,7 @@ class Context:
             or after.summary != before.summary
         ):
             state = zlib.compress(msgspec.json.encode(after), 1)
-            self._plans.record_plan(_key(scope, log.turns[-1].digest), state)
+            self._plans.record_plan(_key(scope, log.turns[-1].digest), state, now=now, until=until)
 
     def _conversation(
         self, scope: _Scope, asked: _Asked, body: Body, count: TextCounter, stored: _Stored | None

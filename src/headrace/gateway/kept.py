@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["explained", "purged", "report", "selected"]
 
-_FILTERS = ("route", "tenant", "model", "tag", "documents", "prefix", "older_than")
+_FILTERS = ("route", "tenant", "user", "model", "tag", "documents", "prefix", "older_than")
 
 
 def report(engine: Engine) -> dict[str, Any]:

@@ -58,7 +58,7 @@ ROUTES: tuple[RouteNote, ...] = (
         "DELETE",
         "/admin/cache",
         _KEEPERS,
-        "Throw kept answers away: ?tenant=, route, model, tag, documents, prefix, older_than",
+        "Throw kept answers away: ?tenant=, user, route, model, tag, documents, prefix, older_than",
     ),
     RouteNote(
         "POST", "/admin/cache/explain", _KEEPERS, "Why a question is or is not answered from the cache"

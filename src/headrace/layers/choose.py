@@ -103,6 +103,12 @@ class Choose:
             route = msgspec.structs.replace(
                 route, guard=asked.guard
             )  # what must not leave must not leave by a detour
+        if (asked.retention_s, asked.stores_content) != (route.retention_s, route.stores_content):
+            route = msgspec.structs.replace(  # nor be kept by one
+                route,
+                retention_s=min(asked.retention_s, route.retention_s),
+                stores_content=asked.stores_content and route.stores_content,
+            )
         return msgspec.structs.replace(
             request,
             route=route,

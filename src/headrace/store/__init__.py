@@ -187,8 +187,10 @@ class Store(Protocol):
             StoreError: It could not be read.
         """
 
-    async def append_turns(self, conversation: str, first: int, turns: Sequence[bytes]) -> None:
-        """Add turns to a conversation from place `first` on; durable on return.
+    async def append_turns(
+        self, conversation: str, first: int, turns: Sequence[bytes], *, until: float
+    ) -> None:
+        """Add turns to a conversation from place `first` on, to be kept until wall time `until`; durable on return.
 
         Raises:
             StoreError: That is not its next place, since somebody else went on with it; or it could not be written.
@@ -201,8 +203,22 @@ class Store(Protocol):
             StoreError: It could not be read.
         """
 
-    def record_plan(self, key: bytes, state: bytes) -> None:
-        """Keep how far a conversation was planned (`headrace.context`). Never raises and never waits."""
+    async def expire_turns(self, now: float) -> int:
+        """Delete conversations whose last turn's time is over at wall time `now`; how many there were.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+
+    async def purge_content(self, conversation: str | None) -> int:
+        """Delete a conversation (None: none) and every plan state, so that nothing of them is left in a file; the number of turns.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+
+    def record_plan(self, key: bytes, state: bytes, *, now: float, until: float) -> None:
+        """Keep until wall time `until` how far a conversation was planned (`headrace.context`). Never raises and never waits."""
 
     async def find_plan(self, keys: Sequence[bytes]) -> tuple[int, bytes] | None:
         """The state under the last of `keys` that has one, with that key's place among them; None if none has. At most 1,000 keys.

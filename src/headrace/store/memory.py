@@ -66,6 +66,7 @@ class MemoryStore:
         self._circuit_seq = 0
         self._plans: OrderedDict[bytes, bytes] = OrderedDict()
         self._conversations: dict[str, list[bytes]] = {}
+        self._until: dict[str, float] = {}
         self._closed = False
         self._dropped = 0
         # The library may be used from several threads, each with its own loop.
@@ -251,18 +252,34 @@ class MemoryStore:
             new = [(seq, circuit) for seq, circuit in self._circuits.values() if seq > since]
         return (new[-1][0] if new else since), [circuit for _, circuit in new]
 
-    async def append_turns(self, conversation: str, first: int, turns: Sequence[bytes]) -> None:
+    async def append_turns(
+        self, conversation: str, first: int, turns: Sequence[bytes], *, until: float
+    ) -> None:
         with self._lock:
             held = self._conversations.setdefault(conversation, [])
             if len(held) != first:
                 raise StoreError(gone_on(conversation, len(held), first))
             held += turns
+            self._until[conversation] = max(until, self._until.get(conversation, until))
+
+    async def expire_turns(self, now: float) -> int:
+        with self._lock:
+            over = [conversation for conversation, until in self._until.items() if until <= now]
+            for conversation in over:
+                del self._until[conversation], self._conversations[conversation]
+        return len(over)
+
+    async def purge_content(self, conversation: str | None) -> int:
+        with self._lock:
+            self._plans.clear()
+            self._until.pop(conversation or "", None)
+            return len(self._conversations.pop(conversation or "", ()))
 
     async def turns(self, conversation: str) -> list[bytes]:
         with self._lock:
             return list(self._conversations.get(conversation, ()))
 
-    def record_plan(self, key: bytes, state: bytes) -> None:
+    def record_plan(self, key: bytes, state: bytes, *, now: float, until: float) -> None:
         with self._lock:
             self._plans.pop(key, None)
             self._plans[key] = state

@@ -12,9 +12,12 @@ KEPT = 8_192
 """States that are kept, over all conversations; a few kilobytes each. The oldest go first."""
 
 
-def keep(connection: sqlite3.Connection, key: bytes, state: bytes) -> None:
-    """Write a state, over the one before it under the same key."""
-    connection.execute("INSERT OR REPLACE INTO plan_states (key, state) VALUES (?, ?)", (key, state))
+def keep(connection: sqlite3.Connection, key: bytes, state: bytes, now: float, until: float) -> None:
+    """Write a state, over the one before it under the same key; those whose time was over at `now` go."""
+    connection.execute(
+        "INSERT OR REPLACE INTO plan_states (key, state, expires_wall) VALUES (?, ?, ?)", (key, state, until)
+    )
+    connection.execute("DELETE FROM plan_states WHERE expires_wall <= ?", (now,))
     connection.execute("DELETE FROM plan_states WHERE id <= (SELECT max(id) FROM plan_states) - ?", (KEPT,))
 
 

@@ -196,6 +196,14 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE calls ADD COLUMN packed_nano INTEGER",
         "CREATE INDEX calls_started ON calls (started_wall)",
     ),
+    (
+        # When the turn may be kept no longer, seconds since 1970. Of those that are there nobody knows their route: the usual time from now on.
+        "ALTER TABLE conversation_turns ADD COLUMN expires_wall REAL NOT NULL DEFAULT 0",
+        "UPDATE conversation_turns SET expires_wall = strftime('%s', 'now') + 2592000",
+        "CREATE INDEX conversation_turns_expires ON conversation_turns (expires_wall)",
+        "ALTER TABLE plan_states ADD COLUMN expires_wall REAL NOT NULL DEFAULT 0",
+        "DELETE FROM plan_states",
+    ),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 
@@ -205,6 +213,8 @@ def connect(path: Path) -> sqlite3.Connection:
     # One thread owns each connection; which one is settled after it is made.
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     synchronize(connection, "FULL")
+    # What is deleted is gone from the file, not only from its tables.
+    connection.execute("PRAGMA secure_delete=ON")
     return connection
 
 

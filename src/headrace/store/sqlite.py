@@ -225,10 +225,12 @@ class SQLiteStore:
     async def flush(self) -> None:
         await self._run(None)
 
-    async def _run(self, work: Callable[[sqlite3.Connection], _T] | None, table: str = "keys") -> _T:
+    async def _run(
+        self, work: Callable[[sqlite3.Connection], _T] | None, table: str = "keys", *, alone: bool = False
+    ) -> _T:
         if not self.ready():
             raise StoreError(f"the store {self.path} is closed or its writer is dead")
-        task = _Task(work, table=table)
+        task = _Task(work, table=table, alone=alone)
         self._queue.put(task)
         self._hurry.set()
         if self._dead:  # it died in between, perhaps without seeing the task
@@ -384,19 +386,34 @@ class SQLiteStore:
 
     # --- conversations ---------------------------------------------------------------------------------------------------
 
-    async def append_turns(self, conversation: str, first: int, turns: Sequence[bytes]) -> None:
+    async def append_turns(
+        self, conversation: str, first: int, turns: Sequence[bytes], *, until: float
+    ) -> None:
         await self._run(
-            lambda connection: conversations.append(connection, conversation, first, turns),
+            lambda connection: conversations.append(connection, conversation, first, turns, until),
             "conversation_turns",
         )
 
     async def turns(self, conversation: str) -> list[bytes]:
         return await self._read(lambda connection: conversations.turns(connection, conversation))
 
+    async def expire_turns(self, now: float) -> int:
+        return await self._run(lambda c: conversations.expire(c, now), "conversation_turns")
+
+    async def purge_content(self, conversation: str | None) -> int:
+        """See `Store.purge_content`; the write-ahead log is emptied too, as far as nobody reads in it."""
+        gone = await self._run(lambda c: conversations.purge(c, conversation), "conversation_turns")
+
+        def empty(connection: sqlite3.Connection) -> None:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+        await self._run(empty, alone=True)
+        return gone
+
     # --- plan states -----------------------------------------------------------------------------------------------------
 
-    def record_plan(self, key: bytes, state: bytes) -> None:
-        self._note(lambda connection: plans.keep(connection, key, state))
+    def record_plan(self, key: bytes, state: bytes, *, now: float, until: float) -> None:
+        self._note(lambda connection: plans.keep(connection, key, state, now, until))
 
     async def find_plan(self, keys: Sequence[bytes]) -> tuple[int, bytes] | None:
         return await self._read(lambda connection: plans.find(connection, keys))

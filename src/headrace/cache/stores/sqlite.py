@@ -23,6 +23,7 @@ import msgspec
 
 from headrace.cache.entry import Entry
 from headrace.cache.selection import Selection
+from headrace.clock import SystemClock
 
 __all__ = ["SQLiteEntries", "beside", "purge", "read"]
 
@@ -30,7 +31,7 @@ logger = logging.getLogger("headrace.cache")
 
 APPLICATION_ID = 0x48524341
 """`HRCA`."""
-SCHEMA = 3
+SCHEMA = 4
 """A file of another version is emptied: a cache may be begun anew."""
 BUSY_S = 5.0
 BATCH = 1024
@@ -43,7 +44,7 @@ POLL_S = 1.0
 
 _COLUMNS = (
     "id", "scope", "exact", "text", "canonical", "tenant", "route", "target", "created", "expires", "body", "cost", "tokens",
-    "took", "tags", "documents", "hits", "agrees", "vector", "encoder",
+    "took", "tags", "documents", "hits", "agrees", "user", "vector", "encoder",
 )  # fmt: skip
 _INSERT = f"INSERT OR REPLACE INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
 _SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM entries"  # noqa: S608
@@ -76,16 +77,27 @@ def read(path: Path) -> list[Entry]:
 
 
 def purge(path: Path, selection: Selection) -> int:
-    """Delete what is selected from the file at `path`, and say how many that were; processes that share it follow.
+    """Delete what is selected from the file at `path`, and say how many that were; processes that share it follow. Nothing of it
+    is left in the file.
 
     Raises:
         sqlite3.Error: The file cannot be read or written.
     """
     with closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as connection:
+        connection.execute("PRAGMA secure_delete=ON")
         connection.execute("BEGIN IMMEDIATE")
         count = len(_purge(connection, selection))
         connection.execute("COMMIT")
+        scrub(connection)
         return count
+
+
+def scrub(connection: sqlite3.Connection) -> None:
+    """Leave nothing of what was deleted: the file is written anew, and the write-ahead log emptied. What another process holds up is
+    left to the next time."""
+    with suppress(sqlite3.OperationalError):
+        connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _purge(connection: sqlite3.Connection, selection: Selection) -> list[str]:
@@ -101,10 +113,14 @@ class SQLiteEntries:
     Attributes:
         errors: Failed reads and writes.
         path: The file.
+
+    Args:
+        wall: Seconds since 1970; what has expired is deleted within half a minute, whether anybody asks or not.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wall: Callable[[], float] = SystemClock.wall) -> None:
         self.path = path
+        self._wall = wall
         self.errors = 0
         self._changed: Callable[[list[Entry], list[str]], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -204,6 +220,7 @@ class SQLiteEntries:
                 self._write(tasks)
                 if stopping or self._rounds >= HITS_ROUNDS:
                     self._write_hits()
+                    self._sweep()
                 self._look()
             except sqlite3.Error as error:
                 self.errors += 1
@@ -249,6 +266,13 @@ class SQLiteEntries:
             )
             connection.execute("COMMIT")
 
+    def _sweep(self) -> None:
+        """Delete what has expired, for good."""
+        connection = self._connection
+        gone = connection.execute("DELETE FROM entries WHERE expires <= ?", (self._wall(),)).rowcount
+        if gone:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def _look(self) -> None:
         """Learn what other processes have done."""
         version = self._version()
@@ -293,6 +317,7 @@ def _prepared(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA secure_delete=ON")
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -306,7 +331,7 @@ def _prepared(path: Path) -> sqlite3.Connection:
                     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, scope BLOB NOT NULL,
                     exact BLOB NOT NULL UNIQUE, text TEXT, canonical TEXT, tenant TEXT NOT NULL, route TEXT NOT NULL,
                     target TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL, cost INTEGER,
-                    tokens INTEGER NOT NULL, took REAL NOT NULL, tags TEXT NOT NULL, documents TEXT NOT NULL, hits INTEGER NOT NULL, agrees TEXT NOT NULL, vector BLOB NOT NULL, encoder TEXT NOT NULL)"""
+                    tokens INTEGER NOT NULL, took REAL NOT NULL, tags TEXT NOT NULL, documents TEXT NOT NULL, hits INTEGER NOT NULL, agrees TEXT NOT NULL, user TEXT NOT NULL, vector BLOB NOT NULL, encoder TEXT NOT NULL)"""
             )
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={SCHEMA}")
