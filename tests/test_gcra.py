@@ -57,6 +57,19 @@ def test_an_old_reservation_is_not_lent_twice() -> None:
     assert counters.admit([Claim(TOKENS, 1)], MINUTE).refused is not None
 
 
+def test_what_went_back_moves_the_others_on() -> None:
+    """A reservation that stood behind one that was given back is given back by time so much sooner, and is not lent twice either."""
+    counters = Counters()
+    first = counters.admit([Claim(TOKENS, 500)], 0).grants[0]
+    second = counters.admit([Claim(TOKENS, 400)], 0).grants[0]
+    counters.settle([(first, 0)], 20 * SECOND)
+    assert counters.admit([Claim(TOKENS, 900)], 40 * SECOND).refused is None
+    counters.settle([(second, 0)], 45 * SECOND)
+    # 900 of this moment's 1,083: all of the second one had come back with time by then.
+    assert counters.admit([Claim(TOKENS, 117)], 45 * SECOND).refused is not None
+    assert counters.admit([Claim(TOKENS, 116)], 45 * SECOND).refused is None
+
+
 def test_what_was_used_above_the_reservation_is_owed() -> None:
     """The next wait is longer by it, and never longer than ten minutes."""
     counters = Counters()

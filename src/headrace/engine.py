@@ -609,7 +609,8 @@ class Engine:
 
 def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
     """`levels` as one route; `resolve` knows the names. The rules (deadline, waits) of a single named route are kept; of several,
-    only the guard of the first that has one, and of what may be kept the least that one of them says."""
+    only the guard of the first that has one, the budgets and limits of all, and of what may be kept the least that one of
+    them says."""
     if isinstance(levels, str):
         return resolve(levels)
     if not levels:
@@ -635,6 +636,7 @@ def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
         name=",".join(names),
         cascade=tuple(targets),
         guard=guard,
+        parts=tuple(route for route in named if route.budgets or route.limits is not None),
         retention_s=min(route.retention_s for route in named),
         stores_content=all(route.stores_content for route in named),
     )

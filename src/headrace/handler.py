@@ -311,7 +311,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     None: conversations are sent as they are. `mid_stream`: what becomes of an answer that breaks off: `error`, `hold` (the first
     `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`. `tool_calls`: `stream`, or `whole` (a streamed
     call is released when its arguments are complete). `limits`: how fast all callers together may ask for it. `retention_s`: how long
-    what was asked and answered may be kept in a file, at all only with `stores_content`. `hedge`: the share of extra calls that slow targets may cost, 0 for none.
+    what was asked and answered may be kept in a file, at all only with `stores_content`. `parts`: the routes
+    of which a cascade was put together that have budgets or limits, which hold for it too. `hedge`: the share of extra calls that slow targets may cost, 0 for none.
     `priority`: `high`, `normal` or `low`: who is served first where a deployment has no more slots.
     """
 
@@ -349,6 +350,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     downgrade: bool = False
     repair: bool = False
     rules: tuple[Rule, ...] = ()
+    parts: tuple[Route, ...] = ()
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,8 +10,9 @@ from pathlib import Path
 import anthropic
 import openai
 import pytest
+from tests.budget.served import ask_many, served
 from tests.budget.test_layers import BOTH, budgeted, request
-from tests.gateway.gate import ADMIN, Gate, Got
+from tests.gateway.gate import ADMIN, Gate, Got, clock
 
 import headrace
 from headrace.config import load
@@ -99,6 +100,19 @@ def test_the_tightest_limit_is_told_and_users_have_theirs(tmp_path: Path) -> Non
         assert gate.post("openai", request(), {"x-headrace-user": "bob"}).status == 200
 
 
+def test_a_cascade_is_no_way_around_a_route(tmp_path: Path) -> None:
+    """Who names a route in a list of his own is held to its limits and its budget, in the same counters."""
+    rules = 'limits = { rpm = 2 }\nbudget = { tokens = 200, window = "day" }'
+    with budgeted(tmp_path, route=rules) as gate:
+        assert gate.post("openai", request()).status == 200
+        got = gate.post("openai", request(model="r,openai/cheap"))
+        assert (got.status, got.headers["x-ratelimit-remaining-requests"]) == (200, "0")
+        (balance,) = gate.http("GET", "/admin/budgets", key=ADMIN).json["budgets"]
+        assert (balance["budget"], balance["spent"]) == ("route r", 40)
+        refused = gate.post("openai", request(model="r,openai/cheap"))
+        assert refused.status == 429 and "route r may make 2" in refused.json["error"]["message"]
+
+
 def test_too_large_a_request_is_not_tried_again(tmp_path: Path) -> None:
     """The SDKs are told so."""
     with budgeted(tmp_path, route="limits = { tpm = 20 }") as gate:
@@ -153,25 +167,21 @@ def test_durations(nanoseconds: int, said: str) -> None:
 
 
 def test_workers_count_together(tmp_path: Path) -> None:
-    """Two engines of one file, as two workers have them, let in together what the limit says, and give back across."""
-    with FakeProvider() as provider:
-        (tmp_path / "headrace.toml").write_text(
-            f'[providers.openai]\nbase_url = "{provider.base_url}"\napi_key = "sk-x"\n[gateway]\nworkers = 2\n'
-            '[store]\npath = "h.db"\n[routes.r]\ncascade = ["openai/m"]\nlimits = { rpm = 6, tpm = 100000 }\n'
-        )
-        settings = load(tmp_path / "headrace.toml", environ={})
-
-        async def main() -> None:
-            async with (
-                headrace.AsyncClient(settings=settings) as one,
-                headrace.AsyncClient(settings=settings) as two,
-            ):
-                asked = [llm.chat("r", "hi") for _ in range(5) for llm in (one, two)]
-                got = await asyncio.gather(*asked, return_exceptions=True)
-                assert sum(isinstance(answer, headrace.RateLimited) for answer in got) == 4
-                assert sum(hasattr(answer, "text") for answer in got) == 6
-
-        asyncio.run(main())
+    """Of 150 callers at once, four worker processes let in what the limit says, and what time gave meanwhile."""
+    with (
+        FakeProvider() as provider,
+        served(provider, tmp_path, workers=4, budgets="limits = { rpm = 60, tpm = 1000000 }") as gateway,
+    ):
+        began = clock.now()
+        statuses = [status for status, _ in ask_many(gateway.port, 150)]
+        more = clock.now() - began
+        assert 60 <= statuses.count(200) <= 61 + more
+        assert statuses.count(200) + statuses.count(429) == 150
+        gateway.stop()
+        assert [name for (name,) in gateway.query("SELECT id FROM limits ORDER BY id")] == [
+            "key one|requests",
+            "key one|tokens",
+        ]
 
 
 def test_limits_are_read(tmp_path: Path) -> None:

@@ -45,7 +45,11 @@ class Caps:
 
     def of(self, request: Request) -> tuple[Cap, ...]:
         """The budgets that hold for `request`."""
-        routes = request.route.budgets or any(route.budgets for route in request.aside_of)
+        routes = (
+            request.route.budgets
+            or request.route.parts
+            or any(route.budgets or route.parts for route in request.aside_of)
+        )
         if not self.any and not request.budgets and not routes:
             return ()
         return tuple(self._each(request))
@@ -55,7 +59,9 @@ class Caps:
         yield from self._everything
         for budget in request.budgets:
             yield Cap.of("key", call.key_id or "", budget)
-        for route in {route.name: route for route in (*request.aside_of, request.route)}.values():
+        asked = (*request.aside_of, request.route)
+        parts = {part.name: part for whole in asked for part in (whole, *whole.parts)}
+        for route in parts.values():
             for budget in route.budgets:
                 yield Cap.of("route", route.name, budget)
         if call.user is not None:

@@ -53,7 +53,8 @@ class RateLimit:
 
     def __call__(self, inner: Handler) -> Handler:
         def handle(request: Request) -> Coroutine[Any, Any, Stream]:
-            if request.limits is None and request.route.limits is None and not self._users:
+            route = request.route
+            if request.limits is None and route.limits is None and not route.parts and not self._users:
                 return inner(request)
             held = self._rates(request)
             return self._limited(inner, request, held) if held else inner(request)
@@ -67,7 +68,8 @@ class RateLimit:
         held = rates("key", call.key_id or "", request.limits)
         if call.user is not None:
             held += rates("user", call.user, self._users.get(call.user, self._users.get("*")))
-        return held + rates("route", request.route.name, request.route.limits)
+        routes = {route.name: route for route in (request.route, *request.route.parts)}
+        return held + [rate for route in routes.values() for rate in rates("route", route.name, route.limits)]
 
     async def _limited(self, inner: Handler, request: Request, held: Sequence[Rate]) -> Stream:
         claims = _claims(request, held)
