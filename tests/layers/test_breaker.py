@@ -173,12 +173,12 @@ def test_one_probe_at_a_time() -> None:
 
 
 def test_who_has_nobody_else_needs_more_proof() -> None:
-    """What three failures opened is still asked by those who have no other target, until there are five."""
+    """What three failures opened is still asked by those who have no other target, until there are ten."""
     circuit = Circuit(Rules())
     for at in (0.0, 0.5, 1.0):
         circuit.failed(at, 1.0, "x", probe=False)
     assert circuit.admit(1.0, last=False) is Verdict.REFUSE
-    for _ in range(2):
+    for _ in range(7):
         assert circuit.admit(1.0, last=True) is Verdict.PROBE
         circuit.failed(1.0, 1.0, "x", probe=True)
     assert circuit.admit(1.0, last=True) is Verdict.REFUSE
@@ -327,12 +327,13 @@ def test_an_open_circuit_sends_callers_on_at_once() -> None:
 
 
 def test_a_single_target_fails_fast_and_says_when() -> None:
-    """After five failures callers get 503 at once, with the time after which asking makes sense."""
+    """After ten failures callers get 503 at once, with the time after which asking makes sense."""
     house = House()
     house.provider.on(A, always=DEAD)
 
     async def main() -> None:
-        await house.fail(house.to(A, attempts=5))
+        for _ in range(2):
+            await house.fail(house.to(A, attempts=5))
         started = house.clock.now()
         error = await house.fail(house.to(A, attempts=5))
         assert house.clock.now() == started
@@ -341,7 +342,7 @@ def test_a_single_target_fails_fast_and_says_when() -> None:
         assert "circuit of a/one is open" in str(error)
 
     run(main(), house.clock)
-    assert len(house.provider.requests) == 5
+    assert len(house.provider.requests) == 10
 
 
 def test_flapping() -> None:

@@ -61,6 +61,8 @@ class Rules:
 
     Attributes:
         in_a_row: Weighted failures without a success between them. Source: Envoy's outlier detection and Finagle's failure accrual (5).
+        last_in_a_row: The same for who has nobody else to ask: half of the answers are better than none, and where half of the attempts
+            fail, five in a row come every minute, ten (at 0.1 %) do not.
         few_in_a_row, few_over_s: As many are enough over at least this time: where requests are rare, five failures are five callers who
             waited; where they are frequent, some success comes between. Source: Failover Bench S15, at most 5 attempts on a dead
             primary, probes included.
@@ -72,6 +74,7 @@ class Rules:
     """
 
     in_a_row: float = 5.0
+    last_in_a_row: float = 10.0
     few_in_a_row: float = 3.0
     few_over_s: float = 0.25
     ratio: float = 0.5
@@ -164,7 +167,7 @@ class Circuit:
             return Verdict.GO
         if now < self.limited_until:
             return Verdict.REFUSE
-        if last and self.streak < self.rules.in_a_row:
+        if last and self.streak < self.rules.last_in_a_row:
             return Verdict.PROBE
         if now < self.until:
             return Verdict.REFUSE
