@@ -40,7 +40,7 @@ import numpy as np
 from headrace.cache.guards import Signature, veto
 from headrace.cache.key import Key, is_personal
 from headrace.cache.match import FLOOR, NEIGHBOURS, Matcher
-from headrace.cache.neighbourhood import standing
+from headrace.cache.neighbourhood import side, standing
 from headrace.cache.shift import Shift
 from headrace.cache.text import canonical
 from headrace.cache.verifier import FEATURES, Verifier, features, probability
@@ -241,7 +241,8 @@ class Rule:
             for n in neighbours
             if (asked.labels[n] == label) != (self.misjudged > 0 and self._lot.random() < self.misjudged)
         ]
-        self._agrees[question] = self._agrees[agreeing[0]] if agreeing else question
+        mine = side([self._agrees[n] for n in neighbours], [n in agreeing for n in neighbours])
+        self._agrees[question] = question if mine is None else mine
         if entry >= 0 and self.verifier is not None:
             self._shift.learn(score, entry in agreeing)
 

@@ -17,7 +17,7 @@ from headrace.cache.guards import GUARDS, signature, veto
 from headrace.cache.index import CELL_ROWS, PROBED, VectorSlab, pack
 from headrace.cache.key import is_personal, is_volatile
 from headrace.cache.match import is_elliptic
-from headrace.cache.neighbourhood import standing
+from headrace.cache.neighbourhood import side, standing
 from headrace.cache.selection import Selection
 from headrace.cache.shelf import Shelf
 from headrace.cache.shift import Shift
@@ -179,6 +179,16 @@ def test_standing_counts_votes() -> None:
     assert found.share == pytest.approx((votes[0] + votes[2]) / sum(votes))
     assert standing([0.9, 0.2], ["x", "y"], 0).margin == standing([0.9], ["x"], 0).margin == 0.25
     assert standing([0.9, 0.8], ["x", "y"], 1).margin == pytest.approx(-0.1)
+
+
+def test_a_new_answer_sides_with_most_that_agree() -> None:
+    """The answer of most agreeing neighbours, the nearest's of equals; half of an answer's neighbours are not enough."""
+    assert side(["x", "y", "y"], [True, True, True]) == "y"
+    assert side(["x", "y"], [True, True]) == "x"
+    assert side(["x", "y", "y", "y"], [True, False, True, False]) == "x"
+    assert side(["y", "y"], [True, False]) is None
+    assert side(["x", "y"], [False, False]) is None
+    assert side([], []) is None
 
 
 def test_the_shift_doubts_what_would_loosen() -> None:

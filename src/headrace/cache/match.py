@@ -18,7 +18,7 @@ from headrace.cache.guards import Signature, signature, veto
 from headrace.cache.index import VectorSlab, pack, unpack
 from headrace.cache.key import Key
 from headrace.cache.layer import Found
-from headrace.cache.neighbourhood import standing
+from headrace.cache.neighbourhood import side, standing
 from headrace.cache.shelf import Shelf
 from headrace.cache.shift import Shift
 from headrace.cache.text import looks_like_code
@@ -165,12 +165,12 @@ class Matcher:
         near = _near(unpack(entry.vector), entry.scope, shelf, lambda _: True)
         if not near:
             return
-        agreeing = [other for other, _ in near if self._agree(entry, other)]
+        agreed = [self._agree(entry, other) for other, _ in near]
         best = self._verdicts(self._signature_of(entry), near, entry.scope, every=False)[-1]
         if best.score is not None:
-            self._shift_of(entry.scope).learn(best.score, best.entry in agreeing)
-        if agreeing:
-            entry.agrees = agreeing[0].agrees
+            taught = any(yes for (other, _), yes in zip(near, agreed, strict=True) if other is best.entry)
+            self._shift_of(entry.scope).learn(best.score, taught)
+        entry.agrees = side([other.agrees for other, _ in near], agreed) or entry.id
 
     def _shift_of(self, scope: bytes) -> Shift:
         shift = self._shifts.get(scope)
