@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -530,3 +531,27 @@ def test_every_table_has_its_level_of_sync(tmp_path: Path) -> None:
 
     asyncio.run(main())
     assert seen == {table: SYNCHRONOUS[table] for table in ("circuits", "budget_workers", "attempts")}
+
+
+def test_a_report_holds_up_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a ledger is added up a key is looked up all the same."""
+    going, let_go = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> list[object]:
+        going.set()
+        assert let_go.wait(10)
+        return []
+
+    monkeypatch.setattr("headrace.store.spending.spend", slow)
+
+    async def body() -> None:
+        store = SQLiteStore(tmp_path / "h.db")
+        report = asyncio.create_task(store.spend(0.0, 1.0, ()))
+        await asyncio.to_thread(going.wait, 10)
+        assert await asyncio.wait_for(store.find_key(b"none"), 5) is None
+        assert not report.done()
+        let_go.set()
+        assert await report == []
+        await store.aclose()
+
+    asyncio.run(body())
