@@ -202,3 +202,19 @@ def test_limits_are_read(tmp_path: Path) -> None:
         load(tmp_path / "headrace.toml", environ={})
     for said in ("limits nothing", "limits.rpm = 0: must be from 1", "limits.users.ann: must be a table"):
         assert said in str(raised.value)
+
+
+def test_workers_without_a_file_are_refused(tmp_path: Path) -> None:
+    """Each would let in the whole of a limit, or of a budget; every place is named."""
+    text = (
+        '[routes.r]\ncascade = ["openai/m"]\nlimits = { tpm = 7 }\n'
+        '[keys.k]\nvalue = "v"\nlimits = { rpm = 3 }\nbudget = { usd = "1", window = "day" }\n'
+        '[limits.users]\n"*" = { rpm = 1 }\n[gateway]\nworkers = 2\n[store]\npath = ":memory:"\n'
+    )
+    (tmp_path / "headrace.toml").write_text(text)
+    with pytest.raises(headrace.ConfigError) as raised:
+        load(tmp_path / "headrace.toml", environ={})
+    for place in ("routes.r.limits", "keys.k.limits", "keys.k.budget", "limits"):
+        assert f"{place}: several workers would each have the whole of it" in str(raised.value)
+    (tmp_path / "headrace.toml").write_text(text.replace(":memory:", "h.db"))
+    assert load(tmp_path / "headrace.toml", environ={}).gateway.workers == 2

@@ -111,18 +111,24 @@ def _zone(table: Table) -> str | None:
 
 
 def judge_budgets(found: Report, settings: Settings) -> None:
-    """Several workers share a budget through a file only; each would else have the whole of it."""
+    """Several workers share a budget and a rate limit through a file only; each would else have the whole of it."""
     store = settings.store
     if settings.gateway.workers == 1 or store.path is not None or store.usual is not None:
         return
     for name, route in settings.routes.items():
         if route.budgets:
             found.add(("routes", name, "budget"), _NO_FILE, _SHARE)
+        if route.limits is not None:
+            found.add(("routes", name, "limits"), _NO_FILE, _SHARE)
     for name, key in settings.keys.items():
         if key.budgets:
             found.add(("keys", name, "budget"), _NO_FILE, _SHARE)
+        if key.limits is not None:
+            found.add(("keys", name, "limits"), _NO_FILE, _SHARE)
     if settings.budgets.any:
         found.add(("budgets",), _NO_FILE, _SHARE)
+    if settings.user_limits:
+        found.add(("limits",), _NO_FILE, _SHARE)
 
 
 _NO_FILE = "several workers would each have the whole of it"
