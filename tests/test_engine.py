@@ -123,6 +123,16 @@ def test_without_any_key_a_bare_name_goes_to_the_embedded_model(tmp_path: Path) 
         house.route("openai/gpt-4o", "openai-chat")
 
 
+def test_a_program_is_not_answered_under_a_wrong_name(tmp_path: Path) -> None:
+    """In the library a name that nobody knows is a mistake, with or without keys; a missing key is named by its variable."""
+    house = engine(tmp_path, "")
+    assert house.route("default").cascade == (Target("local", "default", 1),)
+    with pytest.raises(UnknownModel, match="'gpt-4o' is neither a route"):
+        house.route("gpt-4o")
+    with pytest.raises(UnknownModel, match="openai has no key. Set OPENAI_API_KEY"):
+        house.route("openai/gpt-4o")
+
+
 def test_with_a_key_nothing_goes_to_the_embedded_model_unasked(tmp_path: Path) -> None:
     """The weak model never stands in for a name nobody routed to it."""
     house = engine(tmp_path, "", OPENAI_API_KEY="sk-test")

@@ -449,13 +449,19 @@ class Engine:
             return Route(name=f"{usual.name}/{model}", cascade=(Target(usual.name, model, DIRECT_ATTEMPTS),))
         default = settings.default_route
         keyless = not any(provider.usable for provider in settings.providers.values())
-        if default is not None and not slash and (model == "default" or keyless):
+        # A client of the gateway asks for the model that it was written for, and is to work without any key.
+        if default is not None and not slash and (model in ("", "default") or (keyless and dialect)):
             return default
         known = [
             *sorted(settings.routes),
             *(f"{name}/..." for name in sorted(settings.providers)),
             "local/...",
         ]
+        from headrace.config import known_providers  # of a request that fails
+
+        service = known_providers().get(provider) if slash else None
+        if service is not None and service.keys:
+            raise UnknownModel(f"{model!r} cannot be asked: {provider} has no key. Set {service.keys[0][0]}")
         raise UnknownModel(
             f"{model!r} is neither a route nor provider/model here; there is: {', '.join(known)}"
         )

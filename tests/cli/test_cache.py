@@ -63,4 +63,4 @@ def test_purge_throws_away_what_is_described(headrace: Any, filled: Path) -> Non
 def test_there_is_nothing_to_read(headrace: Any, folder: Path) -> None:
     """Without a file the error says so."""
     ran = headrace("cache", "stats")
-    assert ran.code == 2 and "[store] path" in ran.err
+    assert ran.code == 2 and "headrace.cache.db: no answer has been kept yet" in ran.err

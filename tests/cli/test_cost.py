@@ -43,7 +43,7 @@ def test_table_chart_forecast(headrace: Any, folder: Path) -> None:
     ran = headrace("cost", "--since", "24h", "--by", "model,tag")
     assert ran.code == 0
     words = " ".join(ran.out.split())
-    assert "openai/m job=night 1 1 10 5 0 0.02" in words
+    assert "openai/m job=night 1 1 10 5 0.02" in words
     assert "█ $0.02" in words and "$0.02 so far" in words and "saved by the cache: $0" in words
 
 

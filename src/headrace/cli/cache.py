@@ -15,7 +15,7 @@ from headrace.cache.stores import sqlite as store
 from headrace.call import format_usd
 from headrace.cli import options
 from headrace.cli.console import Console
-from headrace.cli.storage import opened, whoami
+from headrace.cli.storage import opened, store_file, whoami
 from headrace.clock import SystemClock
 from headrace.config import Settings
 from headrace.errors import ConfigError
@@ -40,9 +40,7 @@ def cache(context: click.Context, path: Path | None, as_json: bool) -> None:
 
 def _file(path: Path | None) -> tuple[Path, Settings]:
     settings = config.load(path)
-    if settings.store.path is None:
-        raise ConfigError("nothing is kept beyond the process: set [store] path")
-    file = store.beside(settings.store.path)
+    file = store.beside(store_file(settings))
     if not file.exists():
         raise ConfigError(f"there is no {file}: no answer has been kept yet")
     return file, settings

@@ -106,8 +106,12 @@ class Console:
         title: str | None = None,
         to_errors: bool = False,
     ) -> None:
-        """A table for people. Cells are plain text: nothing in them is markup."""
-        if self.as_json:
+        """A table for people; nothing at all without rows. Cells are plain text: nothing in them is markup.
+
+        A column in which no row says anything is left out. Where a terminal is too narrow, the columns with long cells are
+        broken, and the others stay whole.
+        """
+        if self.as_json or not rows:
             return
         from rich import box
         from rich.table import Table
@@ -121,10 +125,12 @@ class Console:
             pad_edge=False,
             show_edge=False,
         )
-        for column in columns:
-            table.add_column(column, overflow="fold")
+        said = [at for at in range(len(columns)) if any(row[at] for row in rows)]
+        for at in said:
+            longest = max(len(row[at]) for row in rows)
+            table.add_column(columns[at], overflow="fold", no_wrap=longest <= _WHOLE)
         for row in rows:
-            table.add_row(*(Text(printable(cell), style=_STATES.get(cell, "")) for cell in row))
+            table.add_row(*(Text(printable(row[at]), style=_STATES.get(row[at], "")) for at in said))
         self.rich(stream).print(table)
 
     def rich(self, stream: TextIO) -> Rich:
@@ -140,6 +146,9 @@ class Console:
         text = _shown(text, sys.stderr)
         click.echo(click.style(text, fg=style) if style and self.colour else text, err=True)
 
+
+_WHOLE = 24
+"""Characters of a column's longest cell up to which the column is never broken."""
 
 _STATES = {"ok": "green", "warn": "yellow", "fail": "red"}
 

@@ -21,6 +21,17 @@ __all__ = ["cost"]
 MOST_BARS = 62
 """Two months; of a longer time the last days are drawn."""
 
+_SHORT = {
+    "input_tokens": "in",
+    "output_tokens": "out",
+    "cache_read_tokens": "cache read",
+    "cost_usd": "cost $",
+    "wasted_usd": "wasted $",
+    "estimated_usd": "estimated $",
+    "unpriced_attempts": "unpriced",
+}
+"""Heads of columns that fit a terminal."""
+
 
 @click.command(short_help="Say what was spent, and where the month is heading.")
 @options.config_file
@@ -60,12 +71,19 @@ def cost(path: Path | None, since: str, by: str, as_csv: bool, as_json: bool) ->
         _show(console, made)
 
 
+def _cell(value: object) -> str:
+    """Nothing for 0, so that a column of zeros is not drawn."""
+    return "" if value in (0, "0") else str(value)
+
+
 def _show(console: Console, made: dict[str, Any]) -> None:
     columns = [*made["by"], *made["total"]]
-    rows = [[str(row[name]) for name in columns] for row in made["rows"]]
-    total = {"": "total"} | made["total"]
-    rows.append(["total" if at == 0 else str(total.get(name, "")) for at, name in enumerate(columns)])
-    console.table(columns, rows)
+    if not made["rows"]:
+        console.note("nothing was asked in that time")
+    rows = [[_cell(row[name]) for name in columns] for row in made["rows"]]
+    total = made["total"]
+    rows.append(["total" if at == 0 else _cell(total.get(name, "")) for at, name in enumerate(columns)])
+    console.table([_SHORT.get(name, name) for name in columns], rows)
     console.line()
     for line in report.chart(made["days"][-MOST_BARS:]):
         console.line(line)

@@ -186,6 +186,8 @@ def audit(path: Path | None, limit: int, key: str | None, as_json: bool) -> None
     if as_json:
         console.json({"audit": rows})
         return
+    if not rows:
+        console.note("nothing has been done to a key yet")
     columns = ["at", "actor", "action", "subject", "result", "request_id", "detail"]
     console.table(columns, [[str(row[name] or "") for name in columns] for row in rows])
 
@@ -250,15 +252,15 @@ def _row(key: StoredKey | KeySettings, now: float, balances: list[Balance]) -> l
     )
     return [
         *where,
-        made.state(key, now),
-        key.role,
+        state if (state := made.state(key, now)) != "active" else "",
+        key.role if key.role != "caller" else "",
         key.tenant,
         key.user or "",
         key.team or "",
         ", ".join((*key.routes, *key.models)) or ("all" if key.role == "caller" else "nothing"),
         ", ".join(map(_budget_text, made.key_members(key, now, balances)["budget"])),
         _limits_text(key.limits),
-        made.moment(key.expires_wall) or "never",
+        made.moment(key.expires_wall) or "",
     ]
 
 
@@ -273,7 +275,7 @@ def _limits_text(limits: Limits | None) -> str:
     if limits is None:
         return ""
     said = ((limits.rpm, "requests"), (limits.tpm, "tokens"))
-    return ", ".join(f"{amount} {unit}" for amount, unit in said if amount)
+    return ", ".join(f"{amount:,} {unit}" for amount, unit in said if amount)
 
 
 def _show(console: Console, issued: made.Issued, now: float, done: str) -> None:

@@ -148,20 +148,21 @@ def local(path: Path | None, as_json: bool) -> None:
         )
         return
     console.table(
-        ["model", "here", "download", "memory", "licence", "origin", "judgement"],
+        ["model", "here", "download", "memory", "judgement"],
         [
             [
                 model.name + (" (default)" if model.name == settings.local.model else ""),
                 "no" if place is None else "yes",
                 _megabytes(model.download),
                 _megabytes(model.memory),
-                model.licence,
-                model.origin,
                 model.judgement,
             ]
             for model, place in rows
         ],
     )
+    console.line()
+    for model, _ in rows:
+        console.line(f"{model.name}: {model.origin}. Licence: {model.licence}")
     console.line()
     console.line("fetch one with: headrace models pull NAME")
 

@@ -72,6 +72,8 @@ def _list(console: Console, folder: Path) -> None:
             ]
         )
         return
+    if not found:
+        console.note(f"there are no prompt files (*.prompt) in {folder}")
     rows = [
         [
             prompt.version,

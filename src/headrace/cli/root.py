@@ -49,7 +49,15 @@ _EXTRAS = {
 }
 
 
+class _Verbs(click.Group):
+    """In the order in which they were added: what one asks, what one runs, what one looks into."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
 @click.group(
+    cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="""\b
 Exit codes:
@@ -69,23 +77,23 @@ def headrace() -> None:
 
 
 for _verb in (
-    serve,
     ask,
     chat,
     batch,
     evaluate,
-    models,
+    serve,
     keys,
     cost,
-    data,
-    prompts,
     cache,
+    data,
+    models,
+    prompts,
     check,
+    doctor,
+    simulate,
     explain,
     guard,
     stack,
-    simulate,
-    doctor,
 ):
     headrace.add_command(_verb)
 
