@@ -129,7 +129,7 @@ def test_a_program_is_not_answered_under_a_wrong_name(tmp_path: Path) -> None:
     assert house.route("default").cascade == (Target("local", "default", 1),)
     with pytest.raises(UnknownModel, match="'gpt-4o' is neither a route"):
         house.route("gpt-4o")
-    with pytest.raises(UnknownModel, match="openai has no key. Set OPENAI_API_KEY"):
+    with pytest.raises(UnknownModel, match=r"openai has no key\. Set OPENAI_API_KEY"):
         house.route("openai/gpt-4o")
 
 
