@@ -7,17 +7,18 @@ import math
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.layers.test_cascade import A, B, House, request
 
 from headrace.errors import AllTargetsFailed, ContentFiltered, ProviderUnavailable, Unsupported
-from headrace.handler import Request
+from headrace.handler import Body, Request
 from headrace.layers.fitness import Misfit
 from headrace.layers.hedging import BURST, ENOUGH, Hedging
 from headrace.testing import Hang, after
-from headrace.types import Target
+from headrace.types import ResponseFormat, Target
 
 C = "c/three"
 DEAD = ProviderUnavailable("dead", http=503)
@@ -89,9 +90,15 @@ def test_without_the_line_nothing_is_hedged() -> None:
     """It is off by default, and so it is where an answer is held until it has its form."""
     house = Slow()
     house.provider.on(A, always=after(10.0, "late"))
-    for asked in (house.to(A, B, hedge=0.0), house.to(A, B, repair=True)):
+    formed = house.to(A, B, repair=True)
+    form = ResponseFormat(kind="json_schema", schema=msgspec.Raw(b"{}"))
+    chat = msgspec.structs.replace(formed.body.chat, response_format=form)
+    held = msgspec.structs.replace(formed, body=Body(chat=chat))
+    for asked in (house.to(A, B, hedge=0.0), held):
         assert house.run(house.ask(asked)) == "late"
         assert outcomes(asked) == [(A, "ok")]
+    house.provider.on(B, "soon")
+    assert house.run(house.ask(house.to(A, B, repair=True))) == "soon", "no form was asked for"
 
 
 def test_an_unknown_target_is_waited_for() -> None:

@@ -105,7 +105,7 @@ class _Descent:
     async def run(self) -> Stream:
         """The first level's stream that begins; or the error that stands for all."""
         now, request, cascade = self._cascade.clock.now, self._request, self._route.cascade
-        hedged = self._route.hedge > 0 and request.output is None and not self._route.repair
+        hedged = self._route.hedge > 0 and not _held(request)
         if hedged:
             self._cascade.hedging.earn(self._route.name, self._route.hedge)
         level = 0
@@ -309,3 +309,13 @@ def _for_all(errors: Sequence[HeadraceError], route: str) -> HeadraceError:
     return type(errors[0])(
         f"no target of {route!r} can serve this request: {'; '.join(error.message for error in errors)}"
     )
+
+
+def _held(request: Request) -> bool:
+    """Whether the answer is held below until it has its form, so that its first content is its end."""
+    if request.output is not None:
+        return True
+    if not request.route.repair:
+        return False
+    form = request.body.chat.response_format
+    return form is not None and form.schema is not None
