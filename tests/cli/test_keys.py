@@ -128,7 +128,7 @@ def test_limits_of_a_key(headrace: Any) -> None:
     """Requests and tokens a minute, shown in words and in JSON."""
     made = headrace("keys", "create", "--json", "--rpm", "60", "--tpm", "1000")
     assert made.json["limits"] == {"rpm": 60, "tpm": 1000}
-    assert "60 requests, 1000 tokens" in " ".join(headrace("keys").out.split())
+    assert "60 requests, 1,000 tokens" in " ".join(headrace("keys").out.split())
     assert headrace("keys", "create", "--rpm", "0").code == 2
 
 
