@@ -35,6 +35,7 @@ from headrace.handler import (
     GuardPolicy,
     Handler,
     Layer,
+    Pending,
     Request,
     Route,
     Stream,
@@ -477,11 +478,11 @@ class Engine:
 
     # --- providers ----------------------------------------------------------------------------------------------------
 
-    async def _dispatch(self, request: Request) -> Stream:
+    def _dispatch(self, request: Request) -> Pending:
         assert request.target is not None
         place = request.target.provider if request.deployment is None else request.deployment.name
         embeds = request.call.dialect == EMBEDDINGS
-        return await (self._embedder(place) if embeds else self.upstream(place))(request)
+        return (self._embedder(place) if embeds else self.upstream(place))(request)
 
     def upstream(self, provider: str) -> Upstream:
         """The handler for one provider or deployment of the settings, made at first use."""

@@ -9,8 +9,8 @@ error. A truncated answer never ends cleanly.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -55,6 +55,7 @@ __all__ = [
     "Layer",
     "OneBatch",
     "Peek",
+    "Pending",
     "Request",
     "Route",
     "Rule",
@@ -409,6 +410,11 @@ class Stream(Protocol):
 
     def abort(self, error: BaseException) -> None:
         """End now: whoever waits for the next batch gets `error`. Does nothing once the stream has ended."""
+
+
+Pending: TypeAlias = Coroutine[Any, Any, Stream]
+"""A request on its way: what calling a handler gives, to be awaited at once. A layer with nothing to do returns that of the handler
+below, so that it costs a call and no frame that every wake-up passes through."""
 
 
 class Handler(Protocol):

@@ -5,11 +5,11 @@ Where no budget holds both hand the request on and cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -20,7 +20,7 @@ from headrace.budget.worst import Worst, at_most
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.clock import Clock
 from headrace.errors import BudgetExceeded, BudgetUnavailable, StoreError
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request, Stream
 from headrace.prices import Model
 
 __all__ = ["OpenAccount", "Reserve"]
@@ -34,7 +34,7 @@ class OpenAccount:
     purse: Purse
 
     def __call__(self, inner: Handler) -> Handler:
-        def handle(request: Request) -> Coroutine[Any, Any, Stream]:
+        def handle(request: Request) -> Pending:
             caps = self.caps.of(request)
             pots = [pot for pot in request.pots if isinstance(pot, Pot)]
             route = request.route
@@ -84,7 +84,7 @@ class Reserve:
     start: Start
 
     def __call__(self, inner: Handler) -> Handler:
-        def handle(request: Request) -> Coroutine[Any, Any, Stream]:
+        def handle(request: Request) -> Pending:
             if request.account is not None:
                 return self._reserved(inner, request)
             attempt = request.attempt

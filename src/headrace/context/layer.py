@@ -33,7 +33,7 @@ from headrace.context.profile import Profile, input_limit
 from headrace.context.turn import Turn
 from headrace.dialects.turns import decode_turn, encode_turn, join, split
 from headrace.errors import ContextTooLong, HeadraceError, InvalidRequest, StoreError
-from headrace.handler import Body, ContextPolicy, Handler, Request, Stream
+from headrace.handler import Body, ContextPolicy, Handler, Pending, Request, Stream
 from headrace.prices import Model
 from headrace.tokens import (
     Correction,
@@ -186,22 +186,26 @@ class Context:
         self._corrections: dict[str, Correction] = {}
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
-            policy, target = request.route.context, request.target
+        def handle(request: Request) -> Pending:
+            policy = request.route.context
             if policy is None or request.call.purpose != "answer":
-                return await inner(request)
-            assert target is not None
-            asked = _asked(request.body)
-            stored = await self._find(_scope(request, target), asked)
-            try:
-                return await inner(self._packed(request, policy, target, asked, stored))
-            except ContextTooLong as error:
-                limit = self._smaller(request.call, error)
-                if limit is None:
-                    raise
-            return await inner(self._packed(request, policy, target, asked, None, at_most=limit))
+                return inner(request)
+            return self._within(inner, request, policy)
 
         return handle
+
+    async def _within(self, inner: Handler, request: Request, policy: ContextPolicy) -> Stream:
+        target = request.target
+        assert target is not None
+        asked = _asked(request.body)
+        stored = await self._find(_scope(request, target), asked)
+        try:
+            return await inner(self._packed(request, policy, target, asked, stored))
+        except ContextTooLong as error:
+            limit = self._smaller(request.call, error)
+            if limit is None:
+                raise
+        return await inner(self._packed(request, policy, target, asked, None, at_most=limit))
 
     def _smaller(self, call: Call, error: ContextTooLong) -> int | None:
         """The limit for the one further try after a provider's overflow; None when it was this layer that refused."""

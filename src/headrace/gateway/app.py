@@ -116,12 +116,9 @@ class App:
     def _busy(self) -> int:
         return self.busy()
 
-    async def __call__(self, exchange: Exchange) -> None:
+    def __call__(self, exchange: Exchange) -> Awaitable[None]:
         chat = self._chats.get(exchange.path) if exchange.method == "POST" else None
-        if chat is not None:
-            await self.answering(exchange, *chat)
-        else:
-            await self._other(exchange)
+        return self._other(exchange) if chat is None else self.answering(exchange, *chat)
 
     async def _other(self, exchange: Exchange) -> None:
         request_id = self.engine.new_id()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from headrace.errors import InvalidRequest
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request
 from headrace.types import Deployment, Target
 
 __all__ = ["Balance", "conversation", "ranked"]
@@ -39,15 +39,15 @@ class Balance:
         if not self.deployments:
             return inner
 
-        async def handle(request: Request) -> Stream:
+        def handle(request: Request) -> Pending:
             target, attempt = request.target, request.attempt
             assert target is not None and attempt is not None
             places = self.deployments.get((target.provider, target.model))
             if places is None:
-                return await inner(request)
+                return inner(request)
             chosen = self._choose(places, target, request)
             attempt.deployment = chosen.name
-            return await inner(msgspec.structs.replace(request, deployment=chosen))
+            return inner(msgspec.structs.replace(request, deployment=chosen))
 
         return handle
 

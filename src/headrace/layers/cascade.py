@@ -27,7 +27,7 @@ from headrace.errors import (
     What,
     disposition,
 )
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request, Stream
 from headrace.layers.fitness import Misfit
 from headrace.layers.hedging import Hedging
 from headrace.types import Target
@@ -74,8 +74,8 @@ class Cascade:
     hedging: Hedging = field(default_factory=Hedging)
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
-            return await _Descent(self, inner, request).run()
+        def handle(request: Request) -> Pending:
+            return _Descent(self, inner, request).run()
 
         return handle
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from headrace.clock import Clock
-from headrace.handler import Handler, Request, Route, Rule, Stream
+from headrace.handler import Handler, Pending, Request, Route, Rule, Stream
 from headrace.language import language_of
 from headrace.tokens import estimate_chat
 from headrace.types import Chat, Text
@@ -83,12 +83,13 @@ class Choose:
     left: Callable[[Request], Awaitable[float | None]]
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
-            if not request.route.rules:
-                return await inner(request)
-            return await inner(await self._chosen(request))
+        def handle(request: Request) -> Pending:
+            return self._elsewhere(inner, request) if request.route.rules else inner(request)
 
         return handle
+
+    async def _elsewhere(self, inner: Handler, request: Request) -> Stream:
+        return await inner(await self._chosen(request))
 
     async def _chosen(self, request: Request) -> Request:
         rules, call, chat = request.route.rules, request.call, request.body.chat

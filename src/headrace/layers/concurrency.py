@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from headrace.call import Attempt
 from headrace.clock import Clock, timeout_at
 from headrace.errors import AtCapacity
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request, Stream
 from headrace.types import Deployment
 
 __all__ = ["CLASSES", "Concurrency", "Slots"]
@@ -106,22 +106,25 @@ class Concurrency:
     slots: dict[str, Slots] = field(default_factory=dict)
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
+        def handle(request: Request) -> Pending:
             place = request.deployment
             if place is None or not place.concurrency:
-                return await inner(request)
-            slots = self._of(place)
-            if not slots.take():
-                await self._wait(slots, place, request)
-            attempt = request.attempt
-            assert attempt is not None
-            if attempt.outcome != "pending":  # left while it waited
-                slots.release()
-            else:
-                attempt.on_end.append(lambda _: slots.release())
-            return await inner(request)
+                return inner(request)
+            return self._in_turn(inner, request, place)
 
         return handle
+
+    async def _in_turn(self, inner: Handler, request: Request, place: Deployment) -> Stream:
+        slots = self._of(place)
+        if not slots.take():
+            await self._wait(slots, place, request)
+        attempt = request.attempt
+        assert attempt is not None
+        if attempt.outcome != "pending":  # left while it waited
+            slots.release()
+        else:
+            attempt.on_end.append(lambda _: slots.release())
+        return await inner(request)
 
     def full(self, place: Deployment) -> bool:
         """Whether a request there would have to wait."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from headrace.clock import Clock
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request
 
 __all__ = ["Deadline"]
 
@@ -25,12 +25,10 @@ class Deadline:
     def __call__(self, inner: Handler) -> Handler:
         now = self.clock.now
 
-        async def handle(request: Request) -> Stream:
+        def handle(request: Request) -> Pending:
             seconds = request.route.deadline_s
             if request.timeout_s is not None and request.timeout_s < seconds:
                 seconds = request.timeout_s
-            return await inner(
-                msgspec.structs.replace(request, deadline=min(request.deadline, now() + seconds))
-            )
+            return inner(msgspec.structs.replace(request, deadline=min(request.deadline, now() + seconds)))
 
         return handle

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from headrace.clock import Clock
 from headrace.errors import Malformed, StreamBroken
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request, Stream
 from headrace.types import Batch, Complete, Delta, End, Finish
 
 __all__ = ["CHARACTERS_A_TOKEN", "Hold"]
@@ -31,15 +31,15 @@ class Hold:
     clock: Clock
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
-            stream = await inner(request)
+        def handle(request: Request) -> Pending:
             if request.route.mid_stream != "hold" or not request.stream:
-                return stream
-            return await self._held(stream, request)
+                return inner(request)
+            return self._held(inner, request)
 
         return handle
 
-    async def _held(self, stream: Stream, request: Request) -> Stream:
+    async def _held(self, inner: Handler, request: Request) -> Stream:
+        stream = await inner(request)
         route, now = request.route, self.clock.now
         wanted = route.hold_tokens * CHARACTERS_A_TOKEN
         until = now() + (route.hold_s or float("inf"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.access import require
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request
 
 __all__ = ["identity"]
 
@@ -11,8 +11,8 @@ __all__ = ["identity"]
 def identity(inner: Handler) -> Handler:
     """Raises `Forbidden` when the request's route or model is not among the key's; a request without a key (the library) may all."""
 
-    async def handle(request: Request) -> Stream:
+    def handle(request: Request) -> Pending:
         require(request.allowed, request.route.name)
-        return await inner(request)
+        return inner(request)
 
     return handle

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from headrace.call import Attempt, Call
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request
 from headrace.types import Usage
 
 __all__ = ["Ledger"]
@@ -32,14 +32,14 @@ class Ledger:
     bound: Callable[[Request], int | None] = lambda request: None
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
+        def handle(request: Request) -> Pending:
             attempt, call = request.attempt, request.call
             assert attempt is not None
 
             attempt.judged = not request.judged
             attempt.on_end.append(lambda attempt: self._settle(attempt, request))
             attempt.on_judged.append(lambda attempt: self.record(call, attempt))
-            return await inner(request)
+            return inner(request)
 
         return handle
 

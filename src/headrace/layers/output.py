@@ -18,7 +18,7 @@ from headrace.call import Attempt
 from headrace.clock import Clock
 from headrace.errors import InvalidOutput, InvalidRequest, Malformed, ProviderRejected, StreamBroken
 from headrace.guards.pattern import ways
-from headrace.handler import Body, Handler, OneBatch, Request, Stream, assemble
+from headrace.handler import Body, Handler, OneBatch, Pending, Request, Stream, assemble
 from headrace.output import Judged, Means, Mismatch, Mode, Shape, judge, modes, phrase, shape_of
 from headrace.output.ask import TOOL_NAME
 from headrace.output.validate import patterns
@@ -67,11 +67,9 @@ class Output:
     rejected: dict[Target, int] = field(default_factory=dict)
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
+        def handle(request: Request) -> Pending:
             shape = _form(request)
-            if shape is None:
-                return await inner(request)
-            return await self._in_some_mode(inner, request, shape)
+            return inner(request) if shape is None else self._in_some_mode(inner, request, shape)
 
         return handle
 

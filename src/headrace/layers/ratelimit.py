@@ -8,14 +8,14 @@ One process counts for itself. Several count in the store, exactly; while that d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from headrace.call import Call
 from headrace.clock import Clock
 from headrace.errors import RateLimited, StoreError
 from headrace.gcra import Admission, Claim, Counters, Grant, Rate, rates, share
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request, Stream
 from headrace.tokens import estimate_chat
 from headrace.types import Limits
 
@@ -52,7 +52,7 @@ class RateLimit:
         self.counters = Counters()
 
     def __call__(self, inner: Handler) -> Handler:
-        def handle(request: Request) -> Coroutine[Any, Any, Stream]:
+        def handle(request: Request) -> Pending:
             route = request.route
             if request.limits is None and route.limits is None and not route.parts and not self._users:
                 return inner(request)

@@ -13,7 +13,7 @@ import msgspec
 
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, StreamBroken
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request, Stream
 from headrace.types import Batch, Frame, Restart, Target
 
 __all__ = ["RestartStreams"]
@@ -26,13 +26,15 @@ class RestartStreams:
     clock: Clock
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
-            stream = await inner(request)
+        def handle(request: Request) -> Pending:
             if request.route.mid_stream != "restart" or not request.stream:
-                return stream
-            return _Restarting(stream, inner, request, self.clock)
+                return inner(request)
+            return self._restarting(inner, request)
 
         return handle
+
+    async def _restarting(self, inner: Handler, request: Request) -> Stream:
+        return _Restarting(await inner(request), inner, request, self.clock)
 
 
 def _behind(cascade: tuple[Target, ...], target: Target) -> tuple[Target, ...]:

@@ -24,7 +24,7 @@ from headrace.errors import (
     What,
     disposition,
 )
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request, Stream
 from headrace.types import Target
 
 __all__ = ["Backoff", "Retry", "RetryBudget", "another_place_helps", "full_jitter", "next_attempt"]
@@ -160,8 +160,8 @@ class Retry:
     elsewhere: Callable[[Request], bool] = lambda request: False
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
-            return await self._repeat(inner, request)
+        def handle(request: Request) -> Pending:
+            return self._repeat(inner, request)
 
         return handle
 

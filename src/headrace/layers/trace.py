@@ -10,7 +10,7 @@ import logging
 from typing import Protocol
 
 from headrace.call import Attempt, Call
-from headrace.handler import Handler, Request, Stream
+from headrace.handler import Handler, Pending, Request
 
 __all__ = ["Observer", "Trace"]
 
@@ -33,10 +33,10 @@ class Trace:
         self._complained = False
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
+        def handle(request: Request) -> Pending:
             if self.observers:
                 request.call.on_end.append(self._ended)
-            return await inner(request)
+            return inner(request)
 
         return handle
 

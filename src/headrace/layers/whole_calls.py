@@ -16,7 +16,7 @@ import msgspec
 from headrace.call import Attempt
 from headrace.clock import Clock
 from headrace.errors import Malformed, ModelFailed, ProviderError, StreamBroken
-from headrace.handler import Handler, Request, Stream, is_content
+from headrace.handler import Handler, Pending, Request, Stream, is_content
 from headrace.types import Batch, BlockStart, BlockStop, Delta, Event, Finish, Ping, ToolCall
 
 __all__ = ["LIMIT", "WholeCalls"]
@@ -33,20 +33,23 @@ class WholeCalls:
     clock: Clock
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
-            stream = await inner(request)
+        def handle(request: Request) -> Pending:
             if request.route.tool_calls != "whole" or not request.stream:
-                return stream
-            assert request.attempt is not None
-            whole = _Whole(stream, request.attempt, self.clock)
-            try:
-                await whole.commit()
-            except BaseException:
-                await whole.aclose()
-                raise
-            return whole
+                return inner(request)
+            return self._whole(inner, request)
 
         return handle
+
+    async def _whole(self, inner: Handler, request: Request) -> Stream:
+        stream = await inner(request)
+        assert request.attempt is not None
+        whole = _Whole(stream, request.attempt, self.clock)
+        try:
+            await whole.commit()
+        except BaseException:
+            await whole.aclose()
+            raise
+        return whole
 
 
 class _Whole:
