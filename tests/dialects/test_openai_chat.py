@@ -1295,6 +1295,80 @@ def test_the_official_client_raises_our_errors() -> None:
             next(stream)
 
 
+words = st.sampled_from(["", "é", "stop", "length", "eos", "chat.completion", "error"])
+odd = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | words
+    | st.just([])
+    | st.just({"a": 1})
+)
+
+
+def members(usual: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """An object with some of the `usual` members, some of them odd."""
+    return st.fixed_dictionaries({}, optional={name: value | value | odd for name, value in usual.items()})
+
+
+counts = st.integers(0, 300)
+answers = members(
+    {
+        "id": words,
+        "object": st.just("chat.completion"),
+        "created": counts,
+        "model": words,
+        "service_tier": words,
+        "system_fingerprint": words,
+        "usage": members(
+            {
+                "prompt_tokens": counts,
+                "completion_tokens": counts,
+                "total_tokens": counts,
+                "prompt_tokens_details": members({"cached_tokens": counts, "audio_tokens": counts}),
+                "queue_time": counts,
+            }
+        ),
+        "choices": st.lists(
+            members(
+                {
+                    "index": st.just(0),
+                    "finish_reason": words,
+                    "logprobs": st.none(),
+                    "message": members(
+                        {
+                            "role": st.just("assistant"),
+                            "content": words,
+                            "refusal": st.none(),
+                            "annotations": st.just([]),
+                        }
+                    ),
+                }
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+    }
+)
+
+
+@given(answers)
+def test_the_usual_answer_is_read_as_any_other(answer: dict[str, Any]) -> None:
+    """An empty member that nobody knows, for which an answer is read member by member, changes neither the reply nor the error."""
+
+    def read(body: dict[str, Any]) -> object:
+        try:
+            reply = DIALECT.decode_reply(json.dumps(body).encode())
+        except ProviderError as error:
+            return f"{type(error)} {error}"
+        details = reply.provider_details
+        told = () if details is None else sorted((name, bytes(raw)) for name, raw in details.members.items())
+        return msgspec.structs.replace(reply, provider_details=None), told
+
+    assert read(answer) == read({**answer, "nobody knows": None})
+
+
 # --- recorded traffic -------------------------------------------------------------------------------------------------
 
 

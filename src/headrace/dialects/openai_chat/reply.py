@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -33,7 +33,7 @@ from headrace.dialects.wire import (
     take,
     take_members,
 )
-from headrace.types import FinishReason, Refusal, Reply, Usage
+from headrace.types import FinishReason, Refusal, Reply, Text, Usage
 
 __all__ = [
     "NO_ERROR",
@@ -107,11 +107,62 @@ class _Usage(Struct):
         )
 
 
+class _UsualUsage(_Usage, forbid_unknown_fields=True):
+    pass
+
+
+class _UsualSaid(Struct, forbid_unknown_fields=True):
+    role: Raw = Raw()
+    content: str | None = None
+    refusal: None = None
+    annotations: tuple[()] = ()
+
+
+class _UsualChoice(Struct, forbid_unknown_fields=True):
+    message: _UsualSaid
+    index: Raw = Raw()
+    finish_reason: str | None = None
+    logprobs: None = None
+
+
+class _Usual(Struct, forbid_unknown_fields=True):
+    """What most answers are: one choice that says something, and no member but these."""
+
+    choices: tuple[_UsualChoice]
+    id: str | None = None
+    object: Literal["chat.completion"] | None = None
+    created: int | None = None
+    model: str | None = None
+    usage: _UsualUsage | None = None
+    service_tier: Raw = Raw()
+    system_fingerprint: Raw = Raw()
+
+    def reply(self) -> Reply:
+        (choice,) = self.choices
+        content, word = choice.message.content, choice.finish_reason
+        rest: Members = {}
+        if self.service_tier:
+            rest["service_tier"] = self.service_tier
+        if self.system_fingerprint:
+            rest["system_fingerprint"] = self.system_fingerprint
+        return Reply(
+            id=self.id or "",
+            model=self.model or "",
+            content=(Text(text=content),) if content else (),
+            finish="other" if word is None else finish_of(word),
+            finish_raw=word,
+            usage=None if self.usage is None else self.usage.typed(),
+            created=self.created,
+            provider_details=details_of(telling_of(rest)),
+        )
+
+
 class _Groq(Struct):
     usage: _Usage | None = None
 
 
 _USAGE: msgspec.json.Decoder[_Usage | None] = msgspec.json.Decoder(_Usage | None)
+_USUAL: msgspec.json.Decoder[_Usual] = msgspec.json.Decoder(_Usual)
 _GROQ: msgspec.json.Decoder[_Groq | None] = msgspec.json.Decoder(_Groq | None)
 _USAGE_MEMBERS = {
     "prompt_tokens",
@@ -130,6 +181,14 @@ def finish_of(word: str) -> FinishReason:
 
 def decode_answer(body: bytes) -> Reply:
     check_utf8(body)
+    try:
+        return _USUAL.decode(body).reply()  # in one pass, several times as fast as member by member
+    except (msgspec.DecodeError, RecursionError):
+        return _decode_by_member(body)
+
+
+def _decode_by_member(body: bytes) -> Reply:
+    """Any answer, with whatever it has; or what is wrong with it."""
     answer = members_of(body, "")
     if is_error(answer.get("error"), answer.get("object")):
         raise read_error(status=None, headers={}, body=body, dialect=NAME, now_wall=0.0)
