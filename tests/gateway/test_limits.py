@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -77,6 +77,16 @@ def statuses(data: bytes) -> list[int]:
 
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
+
+@contextmanager
+def no_work() -> Iterator[None]:
+    """The body takes less than a second of CPU, of client and gateway together: the machine may be busy. A gateway that waits for more
+    is no matter of how busy it is: the client gives up first."""
+    began = time.process_time()
+    yield
+    assert time.process_time() - began < 1.0
+
+
 NOT_JSON = {
     "empty": b"",
     "space": b" \n\t ",
@@ -111,12 +121,10 @@ NOT_JSON = {
 @pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON)
 def test_bodies_that_are_no_request(gate: Gate, dialect: str, provider: str, body: bytes) -> None:
     """Refused with 400 in the dialect, at once, and not sent on."""
-    began = clock.now()
-    got = gate.post(dialect, body.replace(b'"M"', f'"{provider}/m"'.encode()))
-    took = clock.now() - began
+    with no_work():
+        got = gate.post(dialect, body.replace(b'"M"', f'"{provider}/m"'.encode()))
     assert got.status in ((400, 404) if b'""' in body else (400,)), got.body
     assert envelope(dialect, got.body)["type"] in ("invalid_request_error", "not_found_error")
-    assert took < 1.0
     assert gate.provider.requests == []
 
 
@@ -169,9 +177,8 @@ def test_strange_values(gate: Gate, dialect: str, provider: str, member: str, va
         body = body.replace(b'"hi"', value)
     else:
         body = body[:-1] + b', "%b": %b}' % (member.encode(), value)
-    began = clock.now()
-    got = gate.post(dialect, body)
-    assert clock.now() - began < 1.0
+    with no_work():
+        got = gate.post(dialect, body)
     assert got.status < 500, got.body
     if got.status != 200:
         envelope(dialect, got.body)
@@ -296,10 +303,9 @@ def test_the_usual_depth(gate: Gate, dialect: str, provider: str, member: str) -
 def test_a_bomb_of_brackets_is_cheap(gate: Gate, dialect: str) -> None:
     """Four megabytes of brackets, closed or not, are refused in a moment."""
     for bomb in (b"[" * 4_000_000, b'{"a":' * 800_000, b"[]" * 2_000_000, b"[{}," * 1_000_000):
-        began = time.process_time()  # of client and gateway; the machine may be busy
-        got = gate.post(dialect, b'{"model": "openai/m", "messages": ' + bomb)
+        with no_work():
+            got = gate.post(dialect, b'{"model": "openai/m", "messages": ' + bomb)
         assert 400 <= got.status < 500
-        assert time.process_time() - began < 1.0
 
 
 # --- headers of ours --------------------------------------------------------------------------------------------------
@@ -445,9 +451,8 @@ SMUGGLING: dict[str, tuple[bytes, bytes]] = {
 def test_requests_that_two_servers_could_read_differently(gate: Gate, case: tuple[bytes, bytes]) -> None:
     """One answer, a 4xx, then the connection is closed; what is behind is never taken for a second request."""
     smuggled = head("openai", f"content-length: {N}") + BODY
-    began = clock.now()
-    answer = gate.raw(case[0] + case[1] + smuggled)
-    assert clock.now() - began < 1.0
+    with no_work():
+        answer = gate.raw(case[0] + case[1] + smuggled)
     assert len(statuses(answer)) == 1, answer
     assert 400 <= statuses(answer)[0] < 500
     body = answer.partition(b"\r\n\r\n")[2]
@@ -552,7 +557,7 @@ def test_slow_clients_are_cut(narrow: Gate) -> None:
                 continue
             except OSError:
                 break
-        assert clock.now() - began < 3
+        assert clock.now() - began < 8  # on a busy machine; the default limit is 10 s too
         for at, sock in enumerate(socks[:-1]):
             answer = b""
             while piece := sock.recv(65536):

@@ -106,14 +106,17 @@ def test_what_goes_wrong_is_told_to_the_model(tmp_path: Path, target: str) -> No
 
     with FakeProvider() as provider, headrace.Client(settings(tmp_path, provider)) as llm:
         provider.script(
-            calls(
-                ("broken", {"city": "X"}), ("weather", {"town": "X"}), ("nobody", {}), ("slow", {"city": "X"})
-            ),
+            calls(("broken", {"city": "X"}), ("weather", {"town": "X"}), ("nobody", {})),
+            Answer("Sorry."),
+            calls(("slow", {"city": "X"})),
             Answer("Sorry."),
         )
-        answer = llm.chat(target, "?", tools=[weather, broken, slow], tool_timeout=0.05)
-        said = [run.result for run in answer.tool_runs]
-        assert all(run.is_error for run in answer.tool_runs)
+        answer = llm.chat(target, "?", tools=[weather, broken])
+        # By itself: on a busy machine the others would not be back in time either.
+        late = llm.chat(target, "?", tools=[slow], tool_timeout=0.05)
+        runs = [*answer.tool_runs, *late.tool_runs]
+        said = [run.result for run in runs]
+        assert all(run.is_error for run in runs)
         assert said[0] == "LookupError: no X"
         assert (
             "not valid" in said[1]
