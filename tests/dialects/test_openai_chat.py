@@ -1344,8 +1344,8 @@ edits = st.lists(
 def edited(places: list[tuple[tuple[Any, ...], int, str, Any]]) -> dict[str, Any]:
     """The usual answer with members put in, exchanged or taken out."""
     answer: Any = json.loads(json.dumps(USUAL))
-    for path, number, deed, value in places:
-        at = answer
+    for path, number, deed, put in places:
+        at, value = answer, json.loads(json.dumps(put))
         with suppress(LookupError, TypeError):
             for step in path:
                 at = at[step]
@@ -1354,9 +1354,9 @@ def edited(places: list[tuple[tuple[Any, ...], int, str, Any]]) -> dict[str, Any
             elif deed == "other":
                 at["other"] = value
             elif deed == "change":
-                at[list(at)[number % len(at)]] = value
+                at[list(at)[number % max(1, len(at))]] = value
             else:
-                del at[list(at)[number % len(at)]]
+                del at[list(at)[number % max(1, len(at))]]
     made: dict[str, Any] = answer
     return made
 
