@@ -95,3 +95,7 @@ def prepare() -> Path:
     install("--no-deps", "--no-build-isolation", "-e", str(ROOT))
     STAMP.write_text(wanted)
     return PYTHON
+
+
+if __name__ == "__main__":
+    prepare()

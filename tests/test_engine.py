@@ -153,6 +153,18 @@ def test_levels_made_on_the_spot() -> None:
         as_route([("b/y", 0)], routes.__getitem__)
 
 
+def test_levels_do_not_escape_a_routes_caps() -> None:
+    """Of what one request may use, the least that any of the routes allows holds for all of them together."""
+    routes = {
+        "a": Route(name="a", cascade=(Target("a", "x"),), max_cost=500, max_output_tokens=9),
+        "b": Route(name="b", cascade=(Target("b", "y"),), max_cost=200, max_total_tokens=70),
+        "c": Route(name="c", cascade=(Target("c", "z"),)),
+    }
+    made = as_route(["c", "a", "b"], routes.__getitem__)
+    assert (made.max_cost, made.max_total_tokens, made.max_output_tokens) == (200, 70, 9)
+    assert as_route(["c", "c"], routes.__getitem__).max_cost is None
+
+
 def test_closing_an_engine_that_did_nothing(tmp_path: Path) -> None:
     """It is safe, and safe again."""
 

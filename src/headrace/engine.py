@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -616,8 +616,8 @@ class Engine:
 
 def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
     """`levels` as one route; `resolve` knows the names. The rules (deadline, waits) of a single named route are kept; of several,
-    only the guard of the first that has one, the budgets and limits of all, and of what may be kept the least that one of
-    them says."""
+    only the guard of the first that has one, the budgets and limits of all, and of what one request may use (money, tokens, output) and of
+    what may be kept the least that one of them says."""
     if isinstance(levels, str):
         return resolve(levels)
     if not levels:
@@ -644,9 +644,17 @@ def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
         cascade=tuple(targets),
         guard=guard,
         parts=tuple(route for route in named if route.budgets or route.limits is not None),
+        max_cost=_least(route.max_cost for route in named),
+        max_total_tokens=_least(route.max_total_tokens for route in named),
+        max_output_tokens=_least(route.max_output_tokens for route in named),
         retention_s=min(route.retention_s for route in named),
         stores_content=all(route.stores_content for route in named),
     )
+
+
+def _least(caps: Iterable[int | None]) -> int | None:
+    """The smallest of the caps that are set, None where none is."""
+    return min((cap for cap in caps if cap is not None), default=None)
 
 
 def _endpoint(settings: ProviderSettings, dialect: Dialect) -> Endpoint:
