@@ -212,9 +212,13 @@ class Call(msgspec.Struct, kw_only=True):
     @property
     def answering(self) -> Attempt | None:
         """The attempt that answers or has answered, of two at once not always the later; where none did, the last that was to."""
-        asked = [one for one in self.attempts if one.purpose != "judge"]
-        answers = (one for one in reversed(asked) if one.outcome in ("pending", "ok", "broken"))
-        return next(answers, asked[-1] if asked else None)
+        last = None
+        for attempt in reversed(self.attempts):
+            if attempt.purpose != "judge":
+                if attempt.outcome in ("pending", "ok", "broken"):
+                    return attempt
+                last = last or attempt
+        return last
 
     @property
     def target(self) -> Target | None:

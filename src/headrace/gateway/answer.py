@@ -236,8 +236,8 @@ async def _whole(
 def _answer_headers(call: Call, *, whole: bool) -> bytes:
     """The headers that say who answered; the cost only of a whole answer, for of a stream it is not known yet."""
     lines = [f"x-headrace-attempts: {call.sent}\r\n"]
-    if call.target is not None:
-        lines.append(f"x-headrace-target: {_clean(str(call.target))}\r\n")
+    if target := _answered_by(call):
+        lines.append(f"x-headrace-target: {_clean(target)}\r\n")
     if whole:
         lines.append(f"x-headrace-cost-usd: {format_usd(call.cost)}\r\n")
     if call.cached is not None:
@@ -366,7 +366,8 @@ class _KeepAlive:
 
 def _answered_by(call: Call) -> str:
     """Who answers, empty where the answer itself says it (from the cache)."""
-    return "" if call.target is None else str(call.target)
+    target = call.target
+    return "" if target is None else str(target)
 
 
 def _is_whole(frame: Frame) -> bool:

@@ -6,31 +6,74 @@ Labels are routes, targets and words of closed sets. A caller may name any model
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, cast
+from bisect import bisect_left
+from itertools import accumulate
+from math import inf
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.metrics_core import HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
 
 from headrace.call import Attempt, Call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+
+    from headrace.types import Target
 
 __all__ = ["Metrics"]
-
-M = TypeVar("M", Counter, Histogram)
 
 SERIES_LIMIT = 500
 
 CIRCUIT_STATES = ("closed", "limited", "half_open", "open")
 
 SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+BOUNDS = [floatToGoString(bound) for bound in (*SECONDS, inf)]  # type: ignore[no-untyped-call]
+
+
+TOKENS = ("input", "output", "cache_read", "cache_write", "reasoning", "image")
+
+
+class _Seconds:
+    """A histogram of seconds by one label, of one thread: the library's own takes two locks and half its buckets to each value."""
+
+    def __init__(self, name: str, documentation: str, label: str, registry: CollectorRegistry) -> None:
+        self._family = name, documentation, label
+        self._series: dict[str, list[float]] = {}
+        registry.register(self)
+
+    def observe(self, name: str, seconds: float) -> None:
+        """Count a value of the series `name`."""
+        series = self._series.get(name)
+        if series is None:
+            series = self._series[name] = [0] * (len(SECONDS) + 1) + [0.0]
+        series[bisect_left(SECONDS, seconds)] += 1
+        series[-1] += seconds
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """See `prometheus_client.registry.Collector`."""
+        name, documentation, label = self._family
+        family = HistogramMetricFamily(name, documentation, labels=(label,))
+        for series, (*counts, total) in self._series.items():
+            family.add_metric((series,), list(zip(BOUNDS, accumulate(counts), strict=True)), total)
+        yield family
+
+
+class _Tally:
+    """What the attempts at a target came to that ended in the same way, until it is looked at. Money in nano-dollars."""
+
+    __slots__ = ("attempts", "cost", "estimated", "tokens", "unpriced", "wasted")
+
+    def __init__(self) -> None:
+        self.attempts = self.unpriced = self.cost = self.estimated = self.wasted = 0
+        self.tokens = [0] * len(TOKENS)
 
 
 class Metrics:
@@ -46,18 +89,16 @@ class Metrics:
     ) -> None:
         self._names: set[str] = set()
         self._circuits = circuits
-        self._children: dict[tuple[object, ...], object] = {}
+        self._calls: dict[tuple[str, int | None], int] = {}
+        self._tallies: dict[tuple[Target, str, str | None], tuple[str, _Tally]] = {}
+        self._children: dict[tuple[object, ...], Counter] = {}
         disable_created_metrics()  # type: ignore[no-untyped-call]  # doubles the series for nothing we need
         self.registry = registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "headrace_requests", "Logical calls by route and status", ["route", "status"], registry=registry
         )
-        self._duration = Histogram(
-            "headrace_request_duration_seconds",
-            "From the request to its last byte",
-            ["route"],
-            buckets=SECONDS,
-            registry=registry,
+        self._duration = _Seconds(
+            "headrace_request_duration_seconds", "From the request to its last byte", "route", registry
         )
         self._attempts = Counter(
             "headrace_attempts",
@@ -65,12 +106,11 @@ class Metrics:
             ["target", "outcome", "reason"],
             registry=registry,
         )
-        self._first = Histogram(
+        self._first = _Seconds(
             "headrace_time_to_first_content_seconds",
             "From an attempt's start to its first content",
-            ["target"],
-            buckets=SECONDS,
-            registry=registry,
+            "target",
+            registry,
         )
         self._tokens = Counter(
             "headrace_tokens", "Tokens by target and type", ["target", "type"], registry=registry
@@ -134,6 +174,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
+        self._flush()
         for key, state in self._circuits():
             self._circuit.labels(self._bounded(key)).set(CIRCUIT_STATES.index(state))
         return generate_latest(self.registry)
@@ -141,8 +182,9 @@ class Metrics:
     def call_ended(self, call: Call) -> None:
         """See `headrace.layers.trace.Observer`."""
         route = self._bounded(call.route or "none")
-        self._child(self._requests, route, str(call.status)).inc()
-        self._child(self._duration, route).observe(call.duration_s or 0.0)
+        key = route, call.status
+        self._calls[key] = self._calls.get(key, 0) + 1
+        self._duration.observe(route, call.duration_s or 0.0)
         for (action, kind), number in call.guarded.items():
             self._child(self._guarded, route, action, kind).inc(number)
         cached = call.cached
@@ -157,35 +199,59 @@ class Metrics:
 
     def attempt_ended(self, call: Call, attempt: Attempt) -> None:
         """See `headrace.layers.trace.Observer`."""
-        target = self._bounded(str(attempt.target))
-        self._child(self._attempts, target, attempt.outcome, attempt.error_kind or "").inc()
+        key = attempt.target, attempt.outcome, attempt.error_kind
+        found = self._tallies.get(key)
+        if found is None:
+            if len(self._tallies) >= SERIES_LIMIT:  # callers may name any model
+                self._flush()
+            found = self._tallies[key] = self._bounded(str(attempt.target)), _Tally()
+        target, tally = found
+        tally.attempts += 1
         if attempt.first_content_s is not None:
-            self._child(self._first, target).observe(attempt.first_content_s)
+            self._first.observe(target, attempt.first_content_s)
         usage = attempt.usage
         if usage is not None:
-            self._count(target, "input", usage.input_tokens)
-            self._count(target, "output", usage.output_tokens)
-            self._count(target, "cache_read", usage.cache_read_tokens)
-            self._count(target, "cache_write", usage.cache_write_tokens)
-            self._count(target, "reasoning", usage.reasoning_tokens)
-            self._count(target, "image", usage.image_tokens)
-        if attempt.cost is None:
-            self._child(self._unpriced, target).inc()
-        elif attempt.cost:
-            self._child(self._cost, target).inc(attempt.cost / 1e9)
+            tokens = tally.tokens
+            tokens[0] += usage.input_tokens
+            tokens[1] += usage.output_tokens
+            tokens[2] += usage.cache_read_tokens
+            tokens[3] += usage.cache_write_tokens
+            tokens[4] += usage.reasoning_tokens
+            tokens[5] += usage.image_tokens
+        cost = attempt.cost
+        if cost is None:
+            tally.unpriced += 1
+        elif cost:
+            tally.cost += cost
             if attempt.estimated:
-                self._child(self._estimated, target).inc(attempt.cost / 1e9)
-            if attempt.wasted:
-                self._child(self._wasted, target).inc(attempt.wasted / 1e9)
+                tally.estimated += cost
+            tally.wasted += attempt.wasted or 0
 
-    def _count(self, target: str, kind: str, tokens: int) -> None:
-        if tokens:
-            self._child(self._tokens, target, kind).inc(tokens)
+    def _flush(self) -> None:
+        """Give the library what was counted since; one by one that would take four times as long."""
+        for (route, status), number in self._calls.items():
+            self._requests.labels(route, str(status)).inc(number)
+        for (_, outcome, reason), (target, tally) in self._tallies.items():
+            self._attempts.labels(target, outcome, reason or "").inc(tally.attempts)
+            for kind, number in zip(TOKENS, tally.tokens, strict=True):
+                if number:
+                    self._tokens.labels(target, kind).inc(number)
+            if tally.unpriced:
+                self._unpriced.labels(target).inc(tally.unpriced)
+            for counter, nano in (
+                (self._cost, tally.cost),
+                (self._estimated, tally.estimated),
+                (self._wasted, tally.wasted),
+            ):
+                if nano:
+                    counter.labels(target).inc(nano / 1e9)
+        self._calls.clear()
+        self._tallies.clear()
 
-    def _child(self, metric: M, *labels: str) -> M:
+    def _child(self, metric: Counter, *labels: str) -> Counter:
         """The series with these labels; looking one up in the library takes four times as long."""
         key = (id(metric), *labels)
         child = self._children.get(key)
         if child is None:
             child = self._children[key] = metric.labels(*labels)
-        return cast(M, child)
+        return child

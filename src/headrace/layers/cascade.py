@@ -130,7 +130,7 @@ class _Descent:
         """The stream of one level, or None when the next one is to be asked. Raises what ends the whole."""
         request, route, call, cascade = self._request, self._route, self._call, self._cascade
         target, last = route.cascade[level], len(route.cascade) - 1
-        translated, made = cascade.translated(target, request), self._attempts_at(target)
+        translated, made = cascade.translated(target, request), len(call.attempts)
         if translated:
             _ = request.body.chat  # a body that cannot be read is the caller's fault, not an attempt's
         try:
@@ -148,7 +148,8 @@ class _Descent:
                 raise
             if translated and error.kind == "invalid_request":
                 call.warn(f"{target} rejected the translated request: {error.message}")
-            if self._attempts_at(target) == made:  # a layer below found that it cannot be sent to this target
+            tried = any(attempt.target is target for attempt in call.attempts[made:])
+            if not tried:  # a layer below found that it cannot be sent to this target
                 self._passed_over.append(error)
                 self._skip(target, error)
         except BudgetExceeded as error:
@@ -157,9 +158,6 @@ class _Descent:
             call.warn(f"skipped {target}: {error.message}")
             self._too_dear = error
         return None
-
-    def _attempts_at(self, target: Target) -> int:
-        return sum(attempt.target is target for attempt in self._call.attempts)
 
     def _share(self, after: int) -> float:
         """The time by which a level must have begun to answer, with `after` levels left behind it: an equal share of what is
