@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from headrace.call import Attempt, Call
 from headrace.errors import (
     AllTargetsFailed,
+    CircuitOpen,
     ContentFiltered,
     CredentialsInvalid,
     CredentialsMissing,
@@ -531,3 +532,28 @@ def test_any_schedule_keeps_the_contract(
     assert house.provider.open_streams == 0
     assert len(house.rows) == len(asked.call.attempts)
     assert all(attempt.outcome != "pending" for attempt in asked.call.attempts)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_was_left_alone_is_asked_after_all(stream: bool) -> None:
+    """An open circuit is passed over while others are left; when they have failed it is asked as the last level is, once more and no oftener."""
+    house = House()
+    house.provider.on(A, CircuitOpen("failing"), "from a")
+    house.provider.on(B, always=ProviderOverloaded("busy", http=529))
+    asked = request(A, B, stream=stream, house=house)
+    assert house.run(house.ask(asked)) == "from a"
+    assert house.provider.targets == [A, B, A]
+    house.provider.on(A, always=CircuitOpen("failing"))
+    with pytest.raises(AllTargetsFailed):
+        house.run(house.ask(request(A, B, stream=stream, house=house)))
+    assert house.provider.targets[3:] == [A, B, A]
+
+
+def test_a_limited_target_is_not_asked_before_its_time() -> None:
+    """Who said when to ask again is not asked sooner."""
+    house = House()
+    house.provider.on(A, always=CircuitOpen("limited", limited=True, retry_after_s=60.0))
+    house.provider.on(B, always=ProviderOverloaded("busy", http=529))
+    with pytest.raises(AllTargetsFailed):
+        house.run(house.ask(request(A, B, house=house)))
+    assert house.provider.targets == [A, B]

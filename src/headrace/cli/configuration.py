@@ -136,8 +136,11 @@ def _show(console: Console, settings: Settings) -> None:
     if settings.routes:
         console.line()
         console.table(
-            ["route", "cascade", "deadline"],
-            [[route.name, _cascade(route), f"{route.deadline_s:g} s"] for route in settings.routes.values()],
+            ["route", "cascade", "deadline", "with"],
+            [
+                [route.name, _cascade(route), f"{route.deadline_s:g} s", ", ".join(_parts(route))]
+                for route in settings.routes.values()
+            ],
         )
     if settings.keys:
         console.line()
@@ -151,11 +154,28 @@ def _show(console: Console, settings: Settings) -> None:
     gateway = settings.gateway
     admin = "with an admin key" if gateway.admin_key is not None else "no admin key"
     console.line(f"gateway: {gateway.host}:{gateway.port}, {admin}")
-    console.line(f"store:   {settings.store.path or 'in memory'}")
+    usual = f"in memory; of the gateway {settings.store.usual}" if settings.store.usual else "in memory"
+    console.line(f"store:   {settings.store.path or usual}")
 
 
 def _cascade(route: Route) -> str:
     return ", then ".join(f"{t} (x{t.attempts})" if t.attempts > 1 else str(t) for t in route.cascade)
+
+
+def _parts(route: Route) -> list[str]:
+    """What is on for `route` that is off where a route does not name it."""
+    semantic = route.cache is not None and route.cache.semantic
+    parts = {
+        "semantic cache" if semantic else "cache": route.cache,
+        "context": route.context,
+        "guard": route.guard,
+        "budget": route.budgets or route.max_cost is not None or route.max_total_tokens is not None,
+        "limits": route.limits,
+        "hedge": route.hedge,
+        "repair": route.repair,
+        "rules": route.rules,
+    }
+    return [name for name, there in parts.items() if there]
 
 
 @click.command(short_help="Print the layers, each with its reason.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from headrace.config.problem import closest
+from headrace.config.problem import guess
 from headrace.config.table import Table
 from headrace.handler import AnswerPolicy, GuardPolicy
 
@@ -27,7 +27,7 @@ def read_guard(outer: Table) -> GuardPolicy | None:
             found.add(
                 (*table.path, "redact", index),
                 f"must be one of {', '.join(KINDS)}",
-                closest(text, KINDS),
+                guess(text, KINDS),
                 value=text,
             )
     written = table.table("patterns")

@@ -150,9 +150,13 @@ def kind_of(value: object) -> str:
             return "a date"
 
 
+def guess(word: str, known: Sequence[str]) -> str:
+    """`Did you mean "x"?`, or nothing."""
+    begun = [name for name in known if len(word) > 2 and name.startswith(word)]
+    near = begun or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f'Did you mean "{near[0]}"?' if near else ""
+
+
 def closest(word: str, known: Sequence[str]) -> str:
     """`Did you mean "x"?`, or what there is to choose from."""
-    begun = [name for name in known if len(word) > 2 and name.startswith(word)]
-    if near := begun or difflib.get_close_matches(word, known, n=1, cutoff=0.6):
-        return f'Did you mean "{near[0]}"?'
-    return f"Known: {', '.join(known)}." if known else ""
+    return guess(word, known) or (f"Known: {', '.join(known)}." if known else "")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime
 from types import MappingProxyType
 
-from headrace.config.problem import SECRET_KEYS, Report, closest, kind_of, quoted
+from headrace.config.problem import SECRET_KEYS, Report, closest, guess, kind_of, quoted
 from headrace.config.secret import Secret
 from headrace.lines import KeyPath
 
@@ -88,7 +88,7 @@ class Table:
         """One of `known`; None if absent or wrong."""
         text = self.text(name)
         if text is not None and text not in known:
-            self.wrong(name, f"must be one of {', '.join(known)}", closest(text, known))
+            self.wrong(name, f"must be one of {', '.join(known)}", guess(text, known))
             return None
         return text
 

@@ -19,6 +19,7 @@ from headrace.clock import Clock
 from headrace.errors import (
     AllTargetsFailed,
     BudgetExceeded,
+    CircuitOpen,
     CredentialsMissing,
     HeadraceError,
     InvalidOutput,
@@ -83,7 +84,17 @@ class Cascade:
 class _Descent:
     """One request on its way down."""
 
-    __slots__ = ("_call", "_cascade", "_inner", "_misfits", "_passed_over", "_request", "_route", "_too_dear")
+    __slots__ = (
+        "_call",
+        "_cascade",
+        "_inner",
+        "_misfits",
+        "_passed_over",
+        "_request",
+        "_route",
+        "_spared",
+        "_too_dear",
+    )
 
     def __init__(self, cascade: Cascade, inner: Handler, request: Request) -> None:
         self._cascade = cascade
@@ -94,6 +105,7 @@ class _Descent:
         self._misfits = self._judged()
         self._passed_over: list[HeadraceError] = []
         self._too_dear: BudgetExceeded | None = None
+        self._spared: list[int] = []
 
     def _judged(self) -> list[Misfit | None]:
         """Why each level cannot serve. Where none fits, those are asked all the same of which it is not certain."""
@@ -124,12 +136,28 @@ class _Descent:
                 stream, level = await self._ask(level), level + 1
             if stream is not None:
                 return stream
+        # Nobody behind them has answered: levels that were spared are asked after all, as the last level always is.
+        spared = self._spared
+        for after, level in zip(range(len(spared) - 1, -1, -1), spared, strict=True):
+            if (
+                now() < request.deadline
+                and (stream := await self._ask(level, after=after, last=True)) is not None
+            ):
+                return stream
         raise self._failed()
 
-    async def _ask(self, level: int, purpose: str = "") -> Stream | None:
-        """The stream of one level, or None when the next one is to be asked. Raises what ends the whole."""
+    async def _ask(
+        self, level: int, purpose: str = "", *, after: int | None = None, last: bool = False
+    ) -> Stream | None:
+        """The stream of one level, or None when the next one is to be asked. Raises what ends the whole.
+
+        `after` is how many are left behind it, unless told those of the cascade; `last`: nobody else is left that would be asked.
+        """
         request, route, call, cascade = self._request, self._route, self._call, self._cascade
-        target, last = route.cascade[level], len(route.cascade) - 1
+        target = route.cascade[level]
+        if after is None:
+            after = len(route.cascade) - 1 - level
+            last = after == 0
         translated, made = cascade.translated(target, request), len(call.attempts)
         if translated:
             _ = request.body.chat  # a body that cannot be read is the caller's fault, not an attempt's
@@ -138,14 +166,16 @@ class _Descent:
                 msgspec.structs.replace(
                     request,
                     target=target,
-                    last_level=level == last,
-                    commit_by=self._share(last - level),
+                    last_level=last,
+                    commit_by=self._share(after),
                     purpose=purpose or request.purpose,
                 )
             )
         except ProviderError as error:
             if disposition(error, translated=translated, on_refusal=route.on_refusal).what is What.STOP:
                 raise
+            if isinstance(error, CircuitOpen) and not error.limited and not last:
+                self._spared.append(level)
             if translated and error.kind == "invalid_request":
                 call.warn(f"{target} rejected the translated request: {error.message}")
             tried = any(attempt.target is target for attempt in call.attempts[made:])
