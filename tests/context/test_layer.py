@@ -353,6 +353,35 @@ def test_what_a_provider_counts_is_learned() -> None:
     assert packed(layer, said)[1].tokens < bound
 
 
+def test_a_conversation_goes_on_from_what_its_provider_counted() -> None:
+    """After one answer the next request is counted from its usage; another conversation, or another target, is not."""
+    layer, said = context(), dialogue(9)
+    request = Request(
+        body=Body(wire=body("m", said), dialect=by_name("openai-chat")),
+        route=Route(name="r", cascade=(Target("openai", "m"),), context=POLICY),
+        call=Call(id="c", started_at=0.0, started_wall=0.0, tenant="t"),
+        stream=False,
+        target=Target("openai", "m"),
+    )
+    layer.packed(request, POLICY, Target("openai", "m"))
+    attempt = Attempt(
+        number=1,
+        target=Target("openai", "m"),
+        started_at=0.0,
+        started_wall=0.0,
+        usage=Usage(input_tokens=321),
+    )
+    attempt.end("ok", 1.0)
+    request.call.attempts.append(attempt)
+    request.call.end(200, 1.0)
+    longer = [*said, {"role": "assistant", "content": "I see."}, {"role": "user", "content": "And?"}]
+    made = packed(layer, longer)[1]
+    assert made.anchored == 321 and 321 < made.tokens < 321 + 40
+    assert made.likely is not None and 321 < made.likely <= made.tokens
+    assert packed(layer, longer, tenant="another")[1].anchored is None
+    assert packed(layer, longer, dialect="anthropic")[1].anchored is None
+
+
 def test_calls_of_headrace_itself_are_not_packed() -> None:
     """A summary or a judge's question goes through as it is."""
     layer = context()

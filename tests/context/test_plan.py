@@ -16,7 +16,7 @@ from headrace.context import Log, Period, Plan, Profile, input_limit, pack, plan
 from headrace.context.plan import Keep, Note
 from headrace.errors import ContextTooLong
 from headrace.handler import ContextPolicy
-from headrace.tokens import estimate_message
+from headrace.tokens import Anchor, estimate_message
 from headrace.types import Message, Opaque, Text, Thinking, ToolCall, ToolResult
 
 many = settings(
@@ -520,3 +520,88 @@ def test_clearing_tool_output_is_named_apart() -> None:
         actions.append(made.decision.action)
         period = made.period
     assert set(actions) == {"as is", "clear"} and period is not None and period.cleared
+
+
+def anchored(log: Log, before: Plan, share: float) -> Anchor:
+    """A provider's count of what `before` sends, as a share of our upper bound."""
+    likely = sum(estimate_message(message).likely for message in sent(log, before))
+    return Anchor(int(before.tokens * share), likely)
+
+
+def test_a_count_of_the_provider_is_gone_on_from() -> None:
+    """Behind a counted request only what is new is estimated: from above against the limit, and as it probably is."""
+    log = Log.of(conversation(21))
+    policy, profile = ContextPolicy(), Profile(limit=100_000)
+    first = plan(log, policy, profile)
+    anchor = anchored(log, first, 0.4)
+    for message in conversation(23)[21:]:
+        log.append((message,))
+    new = log.turns[21].tokens + log.turns[22].tokens
+    made = plan(log, policy, profile, period=first.period, anchor=anchor)
+    assert (first.anchored, first.likely) == (None, None)
+    assert made.anchored == anchor.reported
+    assert made.tokens == anchor.reported + new.bound
+    assert made.likely == anchor.reported + round(new.likely * anchor.reported / anchor.likely)
+    learned = plan(
+        log, policy, msgspec.structs.replace(profile, factor=0.7), period=first.period, anchor=anchor
+    )
+    assert learned.tokens == made.tokens  # what was learned of other talks does not lower the bound
+
+
+@pytest.mark.parametrize(("share", "compacted"), [(0.5, False), (1.6, True)])
+def test_the_provider_s_count_decides_when_to_compact(share: float, compacted: bool) -> None:
+    """A request that ours finds too long is sent as it is where the provider counts half; one that ours finds short goes where it counts more."""
+    log = Log.of(conversation(21))
+    bound = plan(log, ContextPolicy(), Profile()).tokens
+    # By our own count the next request is over the trigger of the first limit, and far below that of the second.
+    limit = bound if share < 1 else int(bound * 1.5)
+    profile = Profile(limit=limit)
+    first = plan(log, ContextPolicy(), Profile())
+    anchor = anchored(log, first, share)
+    for message in conversation(23)[21:]:
+        log.append((message,))
+    made = plan(log, ContextPolicy(), profile, period=first.period, anchor=anchor)
+    alone = plan(log, ContextPolicy(), profile, period=first.period)
+    assert (made.compacted, alone.compacted) == (compacted, not compacted)
+    assert made.tokens <= limit
+    assert (made.anchored is None) == compacted  # a new prefix is one that nobody has counted
+
+
+@many
+@given(
+    history=histories(sound=True),
+    limit=LIMITS,
+    policy=POLICIES,
+    share=st.floats(0.3, 2.0),
+    factor=st.sampled_from([None, 0.8, 1.2]),
+)
+def test_plans_behind_a_count_are_valid_and_within_the_limit(
+    invariants: ModuleType,
+    history: tuple[Message, ...],
+    limit: int,
+    policy: ContextPolicy,
+    share: float,
+    factor: float | None,
+) -> None:
+    """Whatever the provider counts, the request is valid, has its question, and begins with all of the one before unless it says otherwise."""
+    log, said = Log(), 0
+    before: Plan | None = None
+    prefix: list[Message] = []
+    for end in request_ends(history):
+        for message in history[said:end]:
+            log.append((message,))
+        said = end
+        period, anchor = None, None
+        if before is not None:
+            period, anchor = before.period, Anchor(max(1, int(before.tokens * share)), before.tokens // 2)
+        try:
+            made = plan(log, policy, Profile(limit=limit, factor=factor), period=period, anchor=anchor)
+        except ContextTooLong:
+            return
+        messages = sent(log, made)
+        assert made.tokens <= limit
+        assert invariants.violations(messages, cut=made.period.cut > 0) == []
+        assert not invariants.lost_request(history[:end], messages)
+        if before is not None and not made.compacted:
+            assert invariants.prefix_of(prefix, messages)
+        before, prefix = made, messages

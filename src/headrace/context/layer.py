@@ -36,6 +36,7 @@ from headrace.errors import ContextTooLong, HeadraceError, InvalidRequest, Store
 from headrace.handler import Body, ContextPolicy, Handler, Pending, Request, Stream
 from headrace.prices import Model
 from headrace.tokens import (
+    Anchor,
     Correction,
     TextCounter,
     encoding_of,
@@ -106,13 +107,14 @@ class _Conversation:
         return _Conversation(self.log.fork(length), self.raws[:length], self.abstracts.fork(length))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
-    """A request that was planned: the first `length` turns of a conversation, and where that plan ended."""
+    """A request that was planned: the first `length` turns of a conversation, where that plan ended, and what the provider counted."""
 
     conversation: _Conversation
     length: int
     period: Period
+    anchor: Anchor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,7 @@ class Context:
         """As `packed`. `at_most`: a limit in tokens below the policy's and the model's."""
         scope = _scope(request, target)
         count, exact = self._counter(target)
-        conversation, period = self._conversation(scope, asked, request.body, count, stored)
+        conversation, period, anchor = self._conversation(scope, asked, request.body, count, stored)
         correction = self._corrections.setdefault(scope[2], Correction())
         factor = max(1.0, correction.factor or 1.0) if exact else correction.factor
         profile = self._profile(request, policy, target, asked.head, count, factor)
@@ -252,13 +254,14 @@ class Context:
                 policy,
                 profile,
                 period=period,
+                anchor=anchor,
                 documents=self._documents.get(request.route.name),
                 summarise=conversation.abstracts if policy.summariser else None,
             )
         except ContextTooLong as error:
             error.target = scope[2]
             raise
-        self._remember(scope, conversation, made.period)
+        known = self._remember(scope, conversation, made.period)
         if request.route.stores_content:
             now = request.call.started_wall
             until = now + request.route.retention_s
@@ -271,7 +274,7 @@ class Context:
         call = request.call
         call.plan = made
         likely = estimate_chat(asked.head, count).likely + _likely(log, sent)
-        call.on_end.append(lambda call: _learn(call, target, likely, correction))
+        call.on_end.append(lambda call: _learn(call, made, target, likely, correction, known))
         if not made.changed:
             return request
         call.warn(_said(made))
@@ -391,21 +394,19 @@ class Context:
 
     def _conversation(
         self, scope: _Scope, asked: _Asked, body: Body, count: TextCounter, stored: _Stored | None
-    ) -> tuple[_Conversation, Period | None]:
-        """The log of the request, gone on from the longest beginning that is remembered, and where its plan ended."""
+    ) -> tuple[_Conversation, Period | None, Anchor | None]:
+        """The log of the request, gone on from the longest beginning that is remembered, where its plan ended, and what the provider counted."""
         known, length = self._longest(scope, asked)
         if known is None:
-            conversation, period = (
-                _Conversation(Log(seed=asked.seed, count=count, likeness=self._likeness), [], Abstracts()),
-                None,
-            )
+            log = Log(seed=asked.seed, count=count, likeness=self._likeness)
+            conversation, period, anchor = _Conversation(log, [], Abstracts()), None, None
         else:
-            conversation, period = known.conversation, known.period
+            conversation, period, anchor = known.conversation, known.period, known.anchor
             if len(conversation.log) > length:
                 # The conversation went on in another way from here; this request gets a log of its own.
                 conversation = conversation.fork(length)
         if stored is not None and stored.length > length:
-            period = stored.period
+            period, anchor = stored.period, None
         try:
             for position in range(length, len(asked.keys)):
                 raw = asked.keys[position]
@@ -417,16 +418,18 @@ class Context:
         except InvalidRequest:
             _ = body.chat  # says which message it is
             raise
-        return conversation, period
+        return conversation, period, anchor
 
-    def _remember(self, scope: _Scope, conversation: _Conversation, period: Period) -> None:
+    def _remember(self, scope: _Scope, conversation: _Conversation, period: Period) -> _Known:
         turns = conversation.log.turns
+        known = _Known(conversation, len(turns), period)
         if turns:
             key = (scope, turns[-1].digest)
-            self._known[key] = _Known(conversation, len(turns), period)
+            self._known[key] = known
             self._known.move_to_end(key)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
+        return known
 
 
 def _key(scope: _Scope, digest: str) -> bytes:
@@ -460,12 +463,19 @@ def _likely(log: Log, sent: Sequence[Packed]) -> int:
     )
 
 
-def _learn(call: Call, target: Target, likely: int, correction: Correction) -> None:
-    """Compare our count with the one that the provider reported for this target, if it did."""
+def _learn(
+    call: Call, made: Plan, target: Target, likely: int, correction: Correction, known: _Known
+) -> None:
+    """Compare our count with the one that the provider reported for this plan, if it did."""
+    if call.plan is not made:
+        return  # packed again, smaller or for another target
     for attempt in reversed(call.attempts):
         if attempt.target == target:
             if attempt.usage is not None and attempt.outcome == "ok":
-                correction.observe(likely, attempt.usage.input_tokens)
+                reported = attempt.usage.input_tokens
+                correction.observe(likely, reported)
+                if reported > 0:
+                    known.anchor = Anchor(reported, likely)
             return
 
 

@@ -164,7 +164,9 @@ class Decision(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """What is sent, in order, what became of every turn, and the numbers behind it. All values are plain: it can be stored as JSON.
 
-    `tokens` is the count of the whole request; it is at most `limit` where there is one. `compacted` says that this request begins a new
+    `tokens` is the count of the whole request, an upper bound where it is no exact one; it is at most `limit` where there is one.
+    `anchored` is what the provider counted for the request that this one goes on from, None where nobody knows: then only what was added is
+    estimated, in `tokens` from above, in `likely` as it probably is. `compacted` says that this request begins a new
     prefix, `changed` whether anything differs from sending the log as it is, `decision` why. `period` is what the next plan of this conversation starts from.
     """
 
@@ -177,6 +179,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     compacted: bool
     changed: bool
     decision: Decision
+    anchored: int | None = None
+    likely: int | None = None
 
     @property
     def left_out(self) -> int:

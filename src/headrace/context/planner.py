@@ -41,7 +41,7 @@ from headrace.context.summarize import Summariser, fold, render, segment
 from headrace.context.turn import Turn, text_of
 from headrace.errors import ContextTooLong
 from headrace.handler import ContextPolicy
-from headrace.tokens import estimate_message
+from headrace.tokens import Anchor, Estimate, estimate_message
 from headrace.types import Message, Text, ToolCall, ToolResult
 
 __all__ = ["fits", "foreseen", "plan"]
@@ -74,6 +74,7 @@ def plan(
     profile: Profile,
     *,
     period: Period | None = None,
+    anchor: Anchor | None = None,
     pins: Collection[int] = (),
     documents: Library | None = None,
     summarise: Summariser | None = None,
@@ -82,6 +83,8 @@ def plan(
 
     Args:
         period: Where the plan of an earlier request of this very log ended; None replays from the start.
+        anchor: What the provider counted for the request at which `period` ended; as long as this one begins with all of it, only what was
+            added is estimated.
         pins: User turns that always stay, word for word, beside those that the policy pins.
         documents: Texts that belong to every request of the route; pieces of them are recalled as turns are.
         summarise: In place of the extractive summariser.
@@ -90,7 +93,7 @@ def plan(
         ContextTooLong: The system prompt, the tools, the pins and the newest turn alone are over the limit.
         ValueError: A pin is not a user turn of the log.
     """
-    return _Planner(log, policy, profile, frozenset(pins), documents, summarise).plan(period)
+    return _Planner(log, policy, profile, frozenset(pins), documents, summarise).plan(period, anchor)
 
 
 def foreseen(log: Log, policy: ContextPolicy, profile: Profile, period: Period) -> tuple[Turn, ...]:
@@ -125,6 +128,9 @@ class _Planner:
             pins |= frozenset(islice(opening, policy.pins))
         self.tally = log.tally(profile.factor, pins)
         self.decision = Decision(action="as is")
+        self.anchor: Anchor | None = None
+        self.anchored = Period()
+        self.drift = 0
 
     # --- the budget ---------------------------------------------------------------------------------------------------
 
@@ -167,8 +173,28 @@ class _Planner:
         return max(0, asked * a_turn - self.share(self.policy.recall + self.documents_share, end))
 
     def load(self, state: Period, end: int) -> int:
-        """What counts towards the trigger."""
+        """What counts towards the trigger, by our own count."""
         return self.verbatim(state, end) + self.reserved(state, end)
+
+    def begins(self, anchor: Anchor, period: Period) -> None:
+        """Take the provider's count for what was sent when `period` ended, and the upper bound for what is new."""
+        self.anchor, self.anchored = anchor, period
+        added = sum(turn.tokens.bound - self.profile.cost(turn.tokens) for turn in self.turns[period.upto :])
+        self.drift = anchor.reported - self.total(period, period.upto) + added
+
+    def goes_on(self, state: Period) -> bool:
+        """Whether a request in `state` begins with all of the one that the provider counted."""
+        anchored = self.anchored
+        return (
+            self.anchor is not None
+            and state.compactions == anchored.compactions
+            and state.summary == anchored.summary
+            and state.inserts[: len(anchored.inserts)] == anchored.inserts
+        )
+
+    def off(self, state: Period) -> int:
+        """What has to be added to our count, to begin from the provider's: below 0 where ours was too high."""
+        return self.drift if self.goes_on(state) else 0
 
     def high(self, state: Period, end: int) -> int:
         """What the load may grow to. After a compaction the other sections' whole shares are kept free."""
@@ -193,12 +219,14 @@ class _Planner:
                 yield end
         yield len(turns)
 
-    def plan(self, period: Period | None) -> Plan:
+    def plan(self, period: Period | None, anchor: Anchor | None = None) -> Plan:
         end = len(self.turns)
         state = Period() if period is None else period
         if state.upto > end:
             raise ValueError(f"the period is of a longer log: {state.upto} turns, not {end}")
         before = state
+        if anchor is not None and period is not None:
+            self.begins(anchor, period)
         if self.profile.limit is not None:
             ends = list(self.ends(state.upto))
             for at in ends:
@@ -209,9 +237,9 @@ class _Planner:
             if period is None and state.compactions:
                 # Nobody remembers what the earlier answers were thought behind.
                 state = msgspec.structs.replace(state, bound_from=end)
-            if self.total(state, end) > self.profile.limit:
+            if (needed := self.counted_total(state, end)) > self.profile.limit:
                 raise ContextTooLong(
-                    f"the system prompt, the tools and the newest turn alone need {self.total(state, end)} tokens; "
+                    f"the system prompt, the tools and the newest turn alone need {needed} tokens; "
                     f"the limit is {self.profile.limit}"
                 )
         state = msgspec.structs.replace(state, upto=end)
@@ -220,14 +248,15 @@ class _Planner:
 
     def advance(self, state: Period, end: int) -> Period:
         """The state after the request at `end`: itself, or a new period."""
-        size, high = self.load(state, end), self.high(state, end)
+        load, high = self.load(state, end), self.high(state, end)
+        size = load + self.off(state)
         self.decision = Decision(action="as is", load=size, trigger=high)
         if size <= high:
             return state
         after = self.compact(state, end)
         if (after.cut, after.cleared) == (state.cut, state.cleared):
             return state
-        decision = self.priced(size, self.load(after, end), end)
+        decision = self.priced(size, load - self.load(after, end), self.load(after, end), end)
         if decision.action == "wait":
             self.decision = msgspec.structs.replace(decision, trigger=high)
             return state
@@ -235,16 +264,16 @@ class _Planner:
         self.decision = msgspec.structs.replace(decision, action=action, trigger=high)
         return self.summarised(state, after, end)
 
-    def priced(self, before: int, after: int, end: int) -> Decision:
-        """Whether to go from a load of `before` to `after`: at once where it does not fit otherwise, else if it frees enough, and pays for
+    def priced(self, before: int, freed: int, after: int, end: int) -> Decision:
+        """Whether to go from a load of `before` to `after`, `freed` less by our count: at once where it does not fit otherwise, else if it frees enough, and pays for
         itself within the requests to come."""
         read, write = self.profile.read, self.profile.write
         summary = self.share(self.policy.summary, end)
-        freed, following = before - after, after + summary
+        following = after + summary
         pays_after = max(0.0, write - read) / read * following / freed if freed > 0 and read > 0 else None
         expected = bisect_left(self.tally.opens, end)
         must = before + summary > self.room(end)
-        pays = freed >= MIN_PROGRESS * before and pays_after is not None and pays_after <= expected
+        pays = freed >= MIN_PROGRESS * (after + freed) and pays_after is not None and pays_after <= expected
         return Decision(
             action="compact" if must or pays else "wait",
             load=before,
@@ -257,7 +286,7 @@ class _Planner:
     def foreseen(self, state: Period) -> tuple[Turn, ...]:
         end, opens = len(self.turns), self.tally.opens
         high = self.high(state, end)
-        if self.load(state, end) < PREPARED * high:
+        if self.load(state, end) + self.off(state) < PREPARED * high:
             return ()
         # The verbatim turns will then be at the trigger, less what is reserved beside them, and go down to the target.
         going = high - self.reserved(state, end) - self.low(end)
@@ -424,7 +453,8 @@ class _Planner:
         pool = (
             self.share(policy.recall + self.documents_share, end) + self.reserved(state, end) + unused - used
         )
-        left = min(self.room(end) - self.verbatim(state, end) - state.summary_tokens - used, pool)
+        off = max(0, self.off(state))
+        left = min(self.room(end) - self.verbatim(state, end) - state.summary_tokens - used - off, pool)
         recall, documents = self.turn_shares(end)
         parts: list[str] = []
         recalled: list[Recalled] = []
@@ -444,8 +474,9 @@ class _Planner:
         if not parts:
             return state
         text = "\n".join(parts) + "\n\n"
-        insert = Insert(turn, text, self.count(text), tuple(recalled))
-        if used + insert.tokens + self.verbatim(state, end) + state.summary_tokens > self.room(end):
+        tokens = self.log.count(text).bound if self.goes_on(state) else self.count(text)
+        insert = Insert(turn, text, tokens, tuple(recalled))
+        if off + used + insert.tokens + self.verbatim(state, end) + state.summary_tokens > self.room(end):
             return state
         return msgspec.structs.replace(state, inserts=(*state.inserts, insert))
 
@@ -521,13 +552,25 @@ class _Planner:
             + sum(insert.tokens for insert in state.inserts)
         )
 
+    def counted_total(self, state: Period, end: int) -> int:
+        """As `total`, from the provider's count where there is one."""
+        return self.total(state, end) + self.off(state)
+
+    def likely(self, state: Period) -> int | None:
+        """What the request probably has, from the provider's count."""
+        if self.anchor is None or not self.goes_on(state):
+            return None
+        added = [turn.tokens for turn in self.turns[self.anchored.upto :]]
+        added += [self.log.count(part.text) for part in state.inserts[len(self.anchored.inserts) :]]
+        return self.anchor(sum(added, Estimate(0, 0))).likely
+
     def shed(self, state: Period, end: int) -> Period:
         """The state without what was added where it does not fit beside what was said."""
         limit = self.profile.limit
         assert limit is not None
-        if self.total(state, end) > limit and state.inserts:
+        if self.counted_total(state, end) > limit and state.inserts:
             state = msgspec.structs.replace(state, inserts=(), bound_from=end)
-        if self.total(state, end) > limit and state.summary:
+        if self.counted_total(state, end) > limit and state.summary:
             state = msgspec.structs.replace(state, summary="", summary_tokens=0, kept=(), bound_from=end)
         return state
 
@@ -558,7 +601,7 @@ class _Planner:
             ordered.insert(sum(turn in items for turn in sent), Note(text=state.summary))
         return Plan(
             limit=self.profile.limit,
-            tokens=self.total(state, end),
+            tokens=self.counted_total(state, end),
             items=tuple(ordered),
             turns=tuple(verdicts),
             sections=self.sections(state, end),
@@ -566,6 +609,8 @@ class _Planner:
             compacted=compacted,
             changed=changed,
             decision=self.decision,
+            anchored=self.anchor.reported if self.anchor is not None and self.goes_on(state) else None,
+            likely=self.likely(state),
         )
 
     def _touched(self, state: Period, end: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headrace.tokens.anchor import Anchor
 from headrace.tokens.correction import Correction
 from headrace.tokens.estimate import (
     Estimate,
@@ -14,6 +15,7 @@ from headrace.tokens.estimate import (
 from headrace.tokens.exact import encoding_of, exact_counter
 
 __all__ = [
+    "Anchor",
     "Correction",
     "Estimate",
     "TextCounter",
