@@ -928,6 +928,7 @@ def test_every_key_is_documented(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         "routes",
         "keys",
         "gateway",
+        "idempotency",
         "store",
         "cache",
         "local",

@@ -45,6 +45,7 @@ def test_the_order_of_the_default_stack() -> None:
         "trace",
         "deadline",
         "identity",
+        "idempotency",
         "ratelimit",
         "choose",
         "guard",

@@ -158,7 +158,13 @@ def test_a_conversation_is_purged(
         words = ("canary-q-ann", "canary-a-ann", "canary-system", "canary-long", "canary-q-eve")
         assert left(tmp_path, *words) == list(words)
         assert run(["data", "--json"]) == 0
-        counts = {"cache_entries": 0, "conversations": 2, "conversation_turns": 6, "plans": 0}
+        counts = {
+            "cache_entries": 0,
+            "conversations": 2,
+            "conversation_turns": 6,
+            "plans": 0,
+            "idempotent_answers": 0,
+        }
         assert json.loads(capsys.readouterr().out) == counts
         assert run(["data", "purge", "--conversation", "one", "--vacuum", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["conversation_turns"] == 4

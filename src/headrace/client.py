@@ -179,6 +179,7 @@ class AsyncClient:
         user: str | None = None,
         tags: Mapping[str, str] | None = None,
         cache: CacheUse = "use",
+        idempotency_key: str | None = None,
     ) -> Answer[T]:
         """Ask and wait for the whole answer.
 
@@ -196,6 +197,8 @@ class AsyncClient:
             timeout: Seconds over all attempts, waits and functions.
             user, tags: For the ledger.
             cache: Where the route has a cache: `refresh` asks anew and keeps the answer, `off` neither looks nor keeps.
+            idempotency_key: 1 to 255 characters of your own, such as a UUID: the same question with the same key is asked and paid for once, see
+                docs/idempotency.md.
 
         Raises:
             AllTargetsFailed: Every level is spent.
@@ -229,9 +232,15 @@ class AsyncClient:
                 user=user,
                 tags=tagged,
                 cache=cache,
+                idempotency_key=idempotency_key,
             )
 
         if isinstance(model, FirstGood):
+            if idempotency_key is not None:
+                raise InvalidRequest(
+                    "first_good asks several models, and an idempotency_key is for one request",
+                    param="idempotency_key",
+                )
             return await choose(model, begin, clock=self.engine.clock, timeout=timeout, tags=tags or {})
         return await (await begin(model, timeout, tags)).finish()
 
@@ -258,6 +267,7 @@ class AsyncClient:
         user: str | None = None,
         tags: Mapping[str, str] | None = None,
         cache: CacheUse = "use",
+        idempotency_key: str | None = None,
     ) -> AnswerStream[T]:
         """As `chat`, answered as it comes; the errors of `chat` are raised on entering, those of later rounds while reading. The text is
         that of all rounds. With `output=` it comes when it is valid, and so do its errors; `partials` has what grows before."""
@@ -284,6 +294,7 @@ class AsyncClient:
                 user=user,
                 tags=tags,
                 cache=cache,
+                idempotency_key=idempotency_key,
             )
 
         def shape() -> Shape[T] | None:
@@ -501,6 +512,7 @@ class AsyncClient:
         user: str | None = None,
         tags: Mapping[str, str] | None = None,
         cache: CacheUse = "use",
+        idempotency_key: str | None = None,
     ) -> Rounds[T]:
         if cache not in CACHE_CONTROL:
             raise InvalidRequest(
@@ -547,6 +559,7 @@ class AsyncClient:
             user=user,
             tags=tagged,
             cache_control=CACHE_CONTROL[cache],
+            idempotency_key=idempotency_key,
             pots=tuple(pot for scope in scopes for pot in scope.pots.values()),
         )
         return Rounds(self.engine, asked)

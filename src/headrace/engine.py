@@ -50,6 +50,7 @@ from headrace.layers.concurrency import Concurrency
 from headrace.layers.deadline import Deadline
 from headrace.layers.fitness import Misfit, misfit
 from headrace.layers.hold import Hold
+from headrace.layers.idempotency import Idempotency
 from headrace.layers.identity import identity
 from headrace.layers.ledger import Ledger
 from headrace.layers.output import Output
@@ -106,6 +107,10 @@ LAYERS: tuple[LayerNote, ...] = (
     LayerNote("trace", "sees refusals too; counts the logical call once and every attempt under it"),
     LayerNote("deadline", "stamps the time after which the caller no longer cares, before anything can wait"),
     LayerNote("identity", "a key that may not use this route is told so before any work"),
+    LayerNote(
+        "idempotency",
+        "a repeated key costs nothing below, not even of a rate limit; its scope is the key that identity let pass",
+    ),
     LayerNote("ratelimit", "a cheap refusal before any work; above the cache, whose hits are requests too"),
     LayerNote(
         "choose",
@@ -224,10 +229,18 @@ class Engine:
             lambda target, place: concurrency.full(place) or self.breaker.shut(target, place),
             random,
         )
+        self.idempotency = Idempotency(
+            self.clock,
+            self.store,
+            retention_s=settings.idempotency.retention_s,
+            max_bytes=settings.idempotency.max_bytes,
+            route=self.route,
+        )
         layers: dict[str, Layer] = {
             "trace": self.trace,
             "deadline": Deadline(self.clock),
             "identity": identity,
+            "idempotency": self.idempotency,
             "ratelimit": self._rate_limit(),
             "choose": Choose(self.clock, self.route, self._budget_left),
             "guard": self._guard(judges or {}),
@@ -255,6 +268,7 @@ class Engine:
 
     async def aclose(self) -> None:
         """Close connections, end the embedded model's process, write what is queued. Idempotent."""
+        await self.idempotency.aclose()
         await self.context.aclose()
         if self.local is not None:
             await self.local.aclose()

@@ -12,6 +12,8 @@ The class says whose fault it was; `disposition` says what to do::
     │   ├── RequestBlocked      it has what the route's guard does not let pass
     │   ├── NotFound            no such path, request or key
     │   ├── Conflict            not with what there is: a name is taken, a key is revoked
+    │   ├── AnswerNotKept       answered before under this idempotency key, and the answer is not there to be given again
+    │   ├── IdempotencyKeyReused   another request had this idempotency key
     │   └── BodyTooLarge
     ├── Refused                 our own policy
     │   ├── RateLimited
@@ -19,6 +21,8 @@ The class says whose fault it was; `disposition` says what to do::
     │   │   └── Unpriced        nobody knows what the target costs, and a budget in money is hard
     │   ├── BudgetUnavailable   the store cannot say what is left
     │   ├── KeysUnavailable     the store cannot say whose key it is
+    │   ├── IdempotencyUnavailable   the store cannot say whether the request was answered before
+    │   ├── StillAnswering      the request with this idempotency key is under way
     │   ├── DeadlineExceeded
     │   └── ShuttingDown
     ├── ConfigError             the configuration, or how Headrace was called
@@ -69,6 +73,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllTargetsFailed",
     "AnswerBlocked",
+    "AnswerNotKept",
     "AtCapacity",
     "BodyTooLarge",
     "BudgetExceeded",
@@ -85,6 +90,8 @@ __all__ = [
     "Disposition",
     "Forbidden",
     "HeadraceError",
+    "IdempotencyKeyReused",
+    "IdempotencyUnavailable",
     "InvalidOutput",
     "InvalidRequest",
     "KeysUnavailable",
@@ -107,6 +114,7 @@ __all__ = [
     "RequestBlocked",
     "RequestError",
     "ShuttingDown",
+    "StillAnswering",
     "StoreError",
     "StreamBroken",
     "StreamRestarted",
@@ -216,6 +224,21 @@ class Conflict(RequestError):
     kind = "conflict"
 
 
+class AnswerNotKept(RequestError):
+    """A request with this idempotency key was answered, and the answer is not there to be given again; asking again would be paid for
+    again, which takes a new key."""
+
+    status = 409
+    kind = "idempotency_answer_not_kept"
+
+
+class IdempotencyKeyReused(RequestError):
+    """The idempotency key came before with another request. 422, as the IETF's draft has it (draft-ietf-httpapi-idempotency-key-header)."""
+
+    status = 422
+    kind = "idempotency_key_reused"
+
+
 class BodyTooLarge(RequestError):
     """The body, a header or the nesting is over the gateway's limit."""
 
@@ -299,6 +322,20 @@ class KeysUnavailable(Refused):
 
     status = 503
     kind = "keys_unavailable"
+
+
+class IdempotencyUnavailable(Refused):
+    """The store cannot say whether the request was answered before: refused rather than paid for twice unseen."""
+
+    status = 503
+    kind = "idempotency_unavailable"
+
+
+class StillAnswering(Refused):
+    """The request with this idempotency key is under way, and this caller's time is over. 409, as the IETF's draft has it."""
+
+    status = 409
+    kind = "idempotency_in_progress"
 
 
 class DeadlineExceeded(Refused):

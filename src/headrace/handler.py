@@ -359,7 +359,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `headers` are those of the caller that a provider of the same dialect is to see (`anthropic-beta`, ...). `deadline` and
     `commit_by` (when a level that is not the last must have begun to answer) are times on the clock's monotonic scale, `timeout_s` what the caller asked for. `max_tokens` is an output
-    limit that Headrace itself imposes, None for none; `asked_tokens` the caller's own for each of his `choices`. `cache_control` is the caller's `Cache-Control`. `redacted` is what
+    limit that Headrace itself imposes, None for none; `asked_tokens` the caller's own for each of his `choices`. `cache_control` is the caller's `Cache-Control`, `idempotency_key` the value of his `Idempotency-Key`. `redacted` is what
     placeholders in the body stand for, where a guard has put some there: two callers' may be alike and stand for different values. `allowed` are the routes and models that the caller's key may ask for (`headrace.access`), empty for all. `budgets` and `limits` are those of the caller's key,
     `max_cost` and `max_total_tokens` are what the caller lets this request use at most, `pots` are the budgets that the program itself opened around it, `aside_of` the routes of the requests on whose behalf Headrace itself asks this, whose budgets hold too, `account` what the budget layer made of all. `judged`: whether the answer is of use is said by a layer above (`Attempt.judge`). `output` is the form that the answer is held to (a `headrace.output.Shape`); `watch` hears its pieces before it is
     judged, and None when it begins anew. `purpose` is why this attempt is made, empty for the call's own reason. `target`, `attempt` and `deployment` are set by the cascade, the retry and the balance layer.
@@ -378,6 +378,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     asked_tokens: int | None = None
     choices: int = 1
     cache_control: str = ""
+    idempotency_key: str | None = None
     redacted: Mapping[str, str] = {}
     allowed: frozenset[str] = frozenset()
     budgets: tuple[Budget, ...] = ()

@@ -6,6 +6,7 @@ between two requests; what retries a request is below and never gets here.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -17,6 +18,7 @@ from headrace.budget import Pot
 from headrace.call import Call
 from headrace.errors import HeadraceError, InvalidRequest, ToolLoopStopped
 from headrace.handler import Body, Request, Route, collect
+from headrace.layers.idempotency import read_key
 from headrace.output import Shape
 from headrace.tools import Approve, FunctionTool, Repeats, ToolRun, run_calls
 from headrace.types import Chat, Message, Reply
@@ -45,6 +47,7 @@ class Asked(Generic[T]):
     user: str | None
     tags: Mapping[str, str]
     cache_control: str = ""
+    idempotency_key: str | None = None
     pots: tuple[Pot, ...] = ()
 
 
@@ -94,6 +97,7 @@ class Rounds(Generic[T]):
             route=route,
             call=call,
             cache_control=asked.cache_control,
+            idempotency_key=self._key(),
             stream=stream,
             wants_usage=True,
             max_tokens=route.output_limit(self._chat.max_tokens),
@@ -111,6 +115,15 @@ class Rounds(Generic[T]):
         except BaseException:
             self.end(call, 499)
             raise
+
+    def _key(self) -> str | None:
+        """The key of this round. Of a later one it follows from what the functions said too: where they say something else the next time, that is
+        another request."""
+        key = self._asked.idempotency_key
+        if key is None or not self.answers:
+            return key
+        said = hashlib.sha256(msgspec.json.encode([read_key(key), self._chat]))
+        return f"round {len(self.answers) + 1} {said.hexdigest()}"
 
     async def whole(self) -> Answer[T]:
         """Ask and wait for the whole answer. Raises what `chat` raises."""

@@ -52,6 +52,7 @@ PRIVATE = {
 def test_what_never_reaches_a_provider(gate: Gate, client: str, provider: str, stream: bool) -> None:
     """Credentials, cookies, addresses and whatever else is between the client and us: only what the dialect needs goes on."""
     headers = {name: value for name, value in PRIVATE.items() if value}
+    headers["idempotency-key"] += f"-{client}-{provider}-{stream}"
     headers |= {"anthropic-beta": "beta-1", "anthropic-version": "2023-06-01", "openai-beta": "assistants=v2"}
     assert gate.post(client, ask(client, f"{provider}/m", stream=stream), headers).status == 200
     received = gate.provider.requests[0].headers

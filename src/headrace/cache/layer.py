@@ -19,12 +19,12 @@ from headrace.cache.entry import Entry, decode_reply, encode_reply, unfit
 from headrace.cache.key import Key, read_key
 from headrace.cache.selection import Selection
 from headrace.cache.shelf import Shelf
-from headrace.cache.singleflight import Flights
 from headrace.cache.text import canonical
 from headrace.call import Cached, Call
 from headrace.clock import Clock
 from headrace.guards.redact import exchanger, restore
 from headrace.handler import CachePolicy, Handler, OneBatch, Request, Stream, assemble
+from headrace.singleflight import Flights
 from headrace.types import Batch, Complete, Frame
 
 __all__ = ["Cache", "Found", "Kept", "Likeness"]

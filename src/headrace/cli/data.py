@@ -18,6 +18,7 @@ from headrace.cli.storage import opened, store_file, whoami
 from headrace.clock import SystemClock
 from headrace.errors import ConfigError
 from headrace.store import Store, conversations
+from headrace.store import answers as kept
 from headrace.store.schema import connect, prepare
 
 __all__ = ["data"]
@@ -28,14 +29,20 @@ __all__ = ["data"]
 @options.as_json
 @click.pass_context
 def data(context: click.Context, path: Path | None, as_json: bool) -> None:
-    """Count the prompts and answers that are kept in files: answers of the cache, conversations, and how far conversations were packed.
+    """Count the prompts and answers that are kept in files: answers of the cache and under idempotency keys, conversations, and how far conversations were packed.
 
     Exit codes: 0 done, 2 the settings are wrong or a file cannot be read.
     """
     if context.invoked_subcommand is not None:
         return
     console, file = Console(as_json=as_json), store_file(config.load(path))
-    counts = {"cache_entries": 0, "conversations": 0, "conversation_turns": 0, "plans": 0}
+    counts = {
+        "cache_entries": 0,
+        "conversations": 0,
+        "conversation_turns": 0,
+        "plans": 0,
+        "idempotent_answers": 0,
+    }
     answers = cached.beside(file)
     try:
         if answers.exists():
@@ -43,7 +50,7 @@ def data(context: click.Context, path: Path | None, as_json: bool) -> None:
         if file.exists():
             prepare(file)
             with closing(connect(file)) as connection:
-                counts |= conversations.counted(connection)
+                counts |= conversations.counted(connection) | {"idempotent_answers": kept.count(connection)}
     except sqlite3.Error as error:
         raise ConfigError(f"what is kept beside {file} cannot be read: {error}") from error
     if as_json:
@@ -80,7 +87,7 @@ def purge(
         raise click.UsageError("name a --tenant, a --user or a --conversation")
     console, settings = Console(as_json=as_json), config.load(path)
     file = store_file(settings)
-    entries = turns = 0
+    entries = turns = repeatable = 0
     answers = cached.beside(file)
     if (tenant or user) and answers.exists():
         try:
@@ -92,20 +99,31 @@ def purge(
         named = (("tenant", tenant), ("user", user), ("conversation", conversation))
         subject = "&".join(f"{name}={value}" for name, value in named if value is not None)
 
-        async def work(store: Store) -> int:
+        async def work(store: Store) -> tuple[int, int]:
+            # First: emptying the write-ahead log comes with the other.
+            again = await store.purge_answers(tenant, user) if tenant or user else 0
             gone = await store.purge_content(conversation)
-            said = f"{entries} entries, {gone} turns"
+            said = f"{entries} entries, {again} answers, {gone} turns"
             await store.add_audit(whoami().did("data.purge", subject, SystemClock.wall(), said))
-            return gone
+            return gone, again
 
-        turns = opened(settings, work)
+        turns, repeatable = opened(settings, work)
         if vacuum:
             _vacuum(file)
     copies = [str(copy) for copy in _copies(file)]
     if as_json:
-        console.json({"cache_entries": entries, "conversation_turns": turns, "copies": copies})
+        console.json(
+            {
+                "cache_entries": entries,
+                "conversation_turns": turns,
+                "idempotent_answers": repeatable,
+                "copies": copies,
+            }
+        )
         return
-    console.line(f"{entries} cache entries and {turns} turns of conversations are deleted")
+    console.line(
+        f"{entries} cache entries, {repeatable} answers under idempotency keys and {turns} turns of conversations are deleted"
+    )
     for copy in copies:
         console.note(f"an older copy may still have them: {copy}", style="yellow")
 

@@ -14,6 +14,7 @@ from headrace.config.cache import read_cache_settings
 from headrace.config.deployments import read_deployments
 from headrace.config.gateway import read_gateway
 from headrace.config.guard import read_guard
+from headrace.config.idempotency import read_idempotency
 from headrace.config.keys import read_keys
 from headrace.config.limits import read_user_limits
 from headrace.config.places import read_local, read_store
@@ -134,6 +135,7 @@ def _settings(found: Report, source: Path | None, data: Mapping[str, object], cw
         proxy_environ=MappingProxyType(_proxies(found.environ)),
         ca_file=Path(ca[1]) if (ca := found.variable("SSL_CERT_FILE")) else None,
         cache=read_cache_settings(root),
+        idempotency=read_idempotency(root),
         guard=read_guard(root),
         budgets=budgets,
         user_limits=MappingProxyType(read_user_limits(root)),

@@ -140,6 +140,14 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencySettings:
+    """Answers under idempotency keys: each is given again for `retention_s`, Stripe's 24 hours; all together take `max_bytes`."""
+
+    retention_s: float = 86_400.0
+    max_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSettings:
     """The cache of all routes: `max_bytes` of entries in each process; `scorer` is `package.module:name`, see `headrace.cache.aid`."""
 
@@ -188,6 +196,7 @@ class Settings:
     budgets: BudgetSettings = BudgetSettings()
     ca_file: Path | None = None
     cache: CacheSettings = CacheSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
     guard: GuardPolicy | None = None
     deployments: Mapping[str, DeploymentSettings] = field(default_factory=dict)
     user_limits: Mapping[str, Limits] = field(default_factory=dict)

@@ -132,6 +132,7 @@ class Answering:
             choices=peek.n,
             headers=_forwarded(headers),
             cache_control=headers.get("cache-control", ""),
+            idempotency_key=headers.get("idempotency-key"),
             timeout_s=_timeout(headers),
             allowed=identity.allowed,
             budgets=identity.terms.budgets,
@@ -241,6 +242,8 @@ def _answer_headers(call: Call, *, whole: bool) -> bytes:
     if whole:
         lines.append(f"x-headrace-cost-usd: {format_usd(call.cost)}\r\n")
     if call.cached is not None:
+        if call.cached.tier == "idempotency":
+            lines.append("idempotent-replayed: true\r\n")
         lines.append(f"x-headrace-cache: {call.cache}\r\n")
         if detail := call.cached.detail():
             lines.append(f"x-headrace-cache-detail: {_clean(detail)}\r\n")

@@ -35,6 +35,7 @@ def _who(note: Note) -> str:
 
 
 REQUEST_HEADERS = {
+    "idempotency-key": "A request repeated with the same key and body is answered once; the answer is given again for a day.",
     "x-headrace-timeout": "Seconds for the whole request, over all attempts and waits; shorter than the route's deadline.",
     "x-headrace-user": "Who the request is for, written into the ledger.",
     "x-headrace-tags": "Tags for the ledger: `name=value`, comma-separated.",

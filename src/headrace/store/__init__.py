@@ -15,6 +15,7 @@ from headrace.gcra import Admission, Claim, Grant
 from headrace.store.memory import MemoryStore
 from headrace.store.rows import Actor, AttemptRow, AuditRow, StoredCircuit, StoredKey, StoredRequest
 from headrace.store.spending import Avoided, Spend
+from headrace.tickets import Claimed, Ticket
 
 __all__ = [
     "Actor",
@@ -225,6 +226,36 @@ class Store(Protocol):
 
         Raises:
             StoreError: It could not be read.
+        """
+
+    async def claim_answer(self, ticket: Ticket, now: float, until: float) -> Claimed:
+        """Take a request under an idempotency key, until wall time `until` or the death of this process; or what became of it before.
+
+        Raises:
+            StoreError: It could not be written; nothing was taken.
+        """
+
+    async def keep_answer(
+        self, ticket: Ticket, body: bytes | None, *, now: float, until: float, most: int, why: str = ""
+    ) -> bool:
+        """Put what was answered in the place of the claim, until wall time `until`; durable on return. None: answered, and not kept for the
+        reason `why`. Of all bodies at most `most` bytes are kept. False if the claim is not the ticket's any more.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+
+    def release_answer(self, ticket: Ticket) -> None:
+        """Let a claim go: there was no answer. Never raises and never waits."""
+
+    def expire_answers(self, now: float) -> None:
+        """Delete answers whose time is over at wall time `now`. Never raises and never waits."""
+
+    async def purge_answers(self, tenant: str | None, user: str | None) -> int:
+        """Delete the answers under idempotency keys of a tenant, a user, or a tenant's user; how many there were.
+
+        Raises:
+            StoreError: It could not be written.
         """
 
     async def flush(self) -> None:

@@ -33,7 +33,18 @@ import msgspec
 from headrace.budget.leases import Charge, Hold, Slot
 from headrace.store.rows import AttemptRow, StoredRequest
 
-__all__ = ["Abandoned", "Charged", "Ended", "Entry", "Held", "Journal", "Started", "abandoned", "journal_ids"]
+__all__ = [
+    "Abandoned",
+    "Charged",
+    "Ended",
+    "Entry",
+    "Held",
+    "Journal",
+    "Started",
+    "abandoned",
+    "journal_ids",
+    "lives",
+]
 
 ROTATE_BYTES = 4 << 20
 """Some ten thousand requests; read back in a fraction of a second."""
@@ -331,6 +342,17 @@ def abandoned(database: Path) -> Iterator[Abandoned]:
     for id_ in sorted(journal_ids(database)):
         if (found := _lock(database, f"{database.name}{_INFIX}{id_}", id_)) is not None:
             yield found
+
+
+def lives(database: Path, id_: str) -> bool:
+    """Whether the process that has this journal lives; True while somebody else looks, too."""
+    stem = f"{database.name}{_INFIX}{id_}"
+    if not _files(database, stem):
+        return False
+    if (found := _lock(database, stem, id_)) is None:
+        return bool(_files(database, stem))
+    found.close(remove=False)
+    return False
 
 
 def journal_ids(database: Path) -> set[str]:

@@ -29,6 +29,7 @@ from headrace.store.rows import (
     request_row,
 )
 from headrace.store.spending import Avoided, Spend, avoided_of, spend_of
+from headrace.tickets import NO_ROOM, AnswerRow, Claimed, Ticket, judge
 
 __all__ = ["MemoryStore"]
 
@@ -67,6 +68,8 @@ class MemoryStore:
         self._plans: OrderedDict[bytes, bytes] = OrderedDict()
         self._conversations: dict[str, list[bytes]] = {}
         self._until: dict[str, float] = {}
+        self._answers: OrderedDict[bytes, tuple[Ticket, AnswerRow]] = OrderedDict()
+        self._answers_size = 0
         self._closed = False
         self._dropped = 0
         # The library may be used from several threads, each with its own loop.
@@ -292,6 +295,65 @@ class MemoryStore:
                 if (state := self._plans.get(keys[place])) is not None:
                     return place, state
         return None
+
+    async def claim_answer(self, ticket: Ticket, now: float, until: float) -> Claimed:
+        if self._closed:
+            raise StoreError("the store is closed")
+        with self._lock:
+            _, row = self._answers.get(ticket.key, (None, None))
+            claimed = judge(row, ticket.fingerprint, now, lambda holder: True)
+            if claimed.state == "mine":
+                self._forget(ticket.key)
+                self._answers[ticket.key] = ticket, AnswerRow(ticket.fingerprint, ticket.token, "", until)
+        return claimed
+
+    async def keep_answer(
+        self, ticket: Ticket, body: bytes | None, *, now: float, until: float, most: int, why: str = ""
+    ) -> bool:
+        if self._closed:
+            raise StoreError("the store is closed")
+        self.expire_answers(now)
+        with self._lock:
+            _, row = self._answers.get(ticket.key, (None, None))
+            if row is None or row.token != ticket.token:
+                return False
+            row.answered, row.until, row.body, row.why = True, until, body, why
+            self._answers.move_to_end(ticket.key)
+            self._answers_size += 0 if body is None else len(body)
+            for _, old in self._answers.values():
+                if self._answers_size <= most:
+                    break
+                if old.body is not None:
+                    self._answers_size -= len(old.body)
+                    old.body, old.why = None, NO_ROOM
+        return True
+
+    def release_answer(self, ticket: Ticket) -> None:
+        with self._lock:
+            _, row = self._answers.get(ticket.key, (None, None))
+            if row is not None and row.token == ticket.token and not row.answered:
+                self._forget(ticket.key)
+
+    def expire_answers(self, now: float) -> None:
+        with self._lock:
+            for key in [key for key, (_, row) in self._answers.items() if row.until <= now]:
+                self._forget(key)
+
+    async def purge_answers(self, tenant: str | None, user: str | None) -> int:
+        with self._lock:
+            found = [
+                ticket.key
+                for ticket, _ in self._answers.values()
+                if tenant in (None, ticket.tenant) and user in (None, ticket.user)
+            ]
+            return sum(self._forget(key) for key in found)
+
+    def _forget(self, key: bytes) -> bool:
+        """Whether it was an answer."""
+        _, row = self._answers.pop(key, (None, None))
+        if row is not None and row.body is not None:
+            self._answers_size -= len(row.body)
+        return row is not None and row.answered
 
     async def flush(self) -> None:
         """Nothing is ever pending."""

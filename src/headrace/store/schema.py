@@ -204,6 +204,30 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE plan_states ADD COLUMN expires_wall REAL NOT NULL DEFAULT 0",
         "DELETE FROM plan_states",
     ),
+    (
+        # A request under an idempotency key: claimed by the process with the journal `holder`, or answered. `size` is that of the body.
+        """CREATE TABLE kept_answers (
+            id INTEGER PRIMARY KEY,
+            key BLOB NOT NULL UNIQUE,
+            fingerprint BLOB NOT NULL,
+            token TEXT NOT NULL,
+            holder TEXT NOT NULL,
+            answered INTEGER NOT NULL DEFAULT 0,
+            until_wall REAL NOT NULL,
+            tenant TEXT,
+            user TEXT,
+            size INTEGER NOT NULL DEFAULT 0,
+            why TEXT,
+            body BLOB
+        )""",
+        "CREATE INDEX kept_answers_until ON kept_answers (until_wall)",
+        "CREATE INDEX kept_answers_size ON kept_answers (until_wall) WHERE size > 0",
+        "INSERT INTO meta VALUES ('kept_answers_size', 0)",
+        """CREATE TRIGGER kept_answers_changed AFTER UPDATE OF size ON kept_answers
+            BEGIN UPDATE meta SET value = value + new.size - old.size WHERE name = 'kept_answers_size'; END""",
+        """CREATE TRIGGER kept_answers_gone AFTER DELETE ON kept_answers WHEN old.size > 0
+            BEGIN UPDATE meta SET value = value - old.size WHERE name = 'kept_answers_size'; END""",
+    ),
 )
 """Step i takes a file of version i to version i + 1; a new file takes them all. A step that was released never changes."""
 
@@ -236,6 +260,8 @@ SYNCHRONOUS: Mapping[str, Literal["FULL", "NORMAL"]] = MappingProxyType(
         "journals": "FULL",
         # Whoever added a turn was told that it is kept.
         "conversation_turns": "FULL",
+        # An answer that is forgotten would be paid for again.
+        "kept_answers": "FULL",
         # A state that is forgotten is worked out again.
         "plan_states": "NORMAL",
         # A transition that is forgotten is found out again by the next failure. A probe waits for its claim.

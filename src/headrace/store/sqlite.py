@@ -29,8 +29,8 @@ from headrace.budget.leases import Balance, Charge, Demand, Hold, Leased, Settle
 from headrace.call import Attempt, Call, Nanodollars
 from headrace.errors import StoreError
 from headrace.gcra import Admission, Claim, Grant
-from headrace.store import budgets, circuits, conversations, keys, ledger, limits, plans, spending
-from headrace.store.journal import Charged, Ended, Journal, Started
+from headrace.store import answers, budgets, circuits, conversations, keys, ledger, limits, plans, spending
+from headrace.store.journal import Charged, Ended, Journal, Started, lives
 from headrace.store.recovery import TAKEN, positioned, recover
 from headrace.store.rows import (
     Actor,
@@ -45,6 +45,7 @@ from headrace.store.rows import (
 )
 from headrace.store.schema import SYNCHRONOUS, connect, prepare, synchronize
 from headrace.store.spending import Avoided, Spend
+from headrace.tickets import Claimed, Ticket
 
 __all__ = ["SQLiteStore"]
 
@@ -371,6 +372,7 @@ class SQLiteStore:
         connection.execute("BEGIN IMMEDIATE")
         budgets.forget(connection, now)
         limits.forget(connection, int(now * 1e9))
+        answers.expire(connection, now)
         connection.execute("COMMIT")
 
     def leave(self, worker: Worker) -> None:
@@ -432,6 +434,31 @@ class SQLiteStore:
 
     async def find_plan(self, keys: Sequence[bytes]) -> tuple[int, bytes] | None:
         return await self._read(lambda connection: plans.find(connection, keys))
+
+    # --- answers under idempotency keys ----------------------------------------------------------------------------------
+
+    async def claim_answer(self, ticket: Ticket, now: float, until: float) -> Claimed:
+        own = self._journal.id
+        return await self._run(
+            lambda c: answers.claim(
+                c, ticket, now, until, own, lambda holder: holder == own or lives(self.path, holder)
+            ),
+            "kept_answers",
+        )
+
+    async def keep_answer(
+        self, ticket: Ticket, body: bytes | None, *, now: float, until: float, most: int, why: str = ""
+    ) -> bool:
+        return await self._run(lambda c: answers.keep(c, ticket, body, why, now, until, most), "kept_answers")
+
+    def release_answer(self, ticket: Ticket) -> None:
+        self._note(lambda connection: answers.release(connection, ticket))
+
+    def expire_answers(self, now: float) -> None:
+        self._note(lambda connection: answers.expire(connection, now))
+
+    async def purge_answers(self, tenant: str | None, user: str | None) -> int:
+        return await self._run(lambda c: answers.purge(c, tenant, user), "kept_answers")
 
     async def balances(self, since: float) -> list[Balance]:
         await self._settled()

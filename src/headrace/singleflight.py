@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
+from headrace.call import Call
 from headrace.clock import Clock, timeout_at
 from headrace.errors import (
     DeadlineExceeded,
@@ -45,12 +46,14 @@ class Flight:
         "failures",
         "leader",
         "open",
+        "stays",
         "task",
         "waiters",
     )
 
-    def __init__(self, leader: Request, deadline: float, failures: int) -> None:
+    def __init__(self, leader: Request, deadline: float, failures: int, stays: Callable[[], bool]) -> None:
         self.leader = leader
+        self.stays = stays
         self.deadline = deadline
         self.failures = failures
         self.batches: list[Batch] = []
@@ -82,10 +85,15 @@ class Flight:
             self.waiters.discard(waiter)
 
     def leave(self) -> None:
-        """One less on board; with none left the flight ends."""
+        """One less on board; with none left the flight ends, unless it stays."""
         self.aboard -= 1
-        if self.aboard == 0 and not self.done and self.error is None and self.task is not None:
+        ended = self.done or self.error is not None
+        if self.aboard == 0 and not ended and self.task is not None and not self.stays():
             self.task.cancel()
+
+
+def _ends() -> bool:
+    return False
 
 
 class Flights:
@@ -102,14 +110,19 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._flights
+
     async def board(
         self,
         key: bytes,
         request: Request,
         inner: Handler,
         landed: Callable[[Request, list[Batch]], None],
+        stays: Callable[[], bool] = _ends,
     ) -> tuple[Passenger, bool]:
-        """A seat on the flight for `key`, once it has content; True if this request's flight it is.
+        """A seat on the flight for `key`, once it has content; True if this request's flight it is. Where this request starts it, `stays` says
+        whether it goes on once everybody has left.
 
         Raises:
             HeadraceError: What the flight failed with, where it is this caller's to get.
@@ -120,7 +133,7 @@ class Flights:
             flight = self._flights.get(key)
             leads = flight is None
             if flight is None:
-                flight = self._start(key, request, inner, failures, landed)
+                flight = self._start(key, request, inner, failures, landed, stays)
             flight.aboard += 1
             try:
                 async with timeout_at(self._clock, flight.until(request)):
@@ -148,12 +161,13 @@ class Flights:
         inner: Handler,
         failures: int,
         landed: Callable[[Request, list[Batch]], None],
+        stays: Callable[[], bool],
     ) -> Flight:
         deadline = request.deadline
         if request.timeout_s is not None:
             # Others may have more time than this one has: the flight may take what the route allows anyone.
             deadline = max(deadline, self._clock.now() + request.route.deadline_s)
-        flight = Flight(request, deadline, failures)
+        flight = Flight(request, deadline, failures, stays)
         self._flights[key] = flight
         task = asyncio.get_running_loop().create_task(self._fly(key, flight, inner, landed))
         flight.task = task
@@ -246,6 +260,11 @@ class Passenger:
     def target(self) -> Target | None:
         """Who answers."""
         return self._flight.leader.call.target
+
+    @property
+    def leading(self) -> Call:
+        """The call of whoever started the flight."""
+        return self._flight.leader.call
 
     def __aiter__(self) -> AsyncIterator[Batch]:
         return self
