@@ -24,7 +24,7 @@ from headrace.errors import (
     StillAnswering,
     StoreError,
 )
-from headrace.handler import Handler, Request, Route, Stream
+from headrace.handler import Handler, Pending, Request, Route, Stream
 from headrace.layers.idempotency.answer import decode, encode, replay
 from headrace.singleflight import Flights, Passenger
 from headrace.tickets import Claimed, Ticket
@@ -93,10 +93,9 @@ class Idempotency:
         self._last_until = 0.0
 
     def __call__(self, inner: Handler) -> Handler:
-        async def handle(request: Request) -> Stream:
-            if request.idempotency_key is None:
-                return await inner(request)
-            return await self._once(inner, request, request.idempotency_key)
+        def handle(request: Request) -> Pending:
+            key = request.idempotency_key
+            return inner(request) if key is None else self._once(inner, request, key)
 
         return handle
 
