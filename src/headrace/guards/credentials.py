@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from types import MappingProxyType
 
 from headrace.guards.personal import Span
@@ -69,9 +70,10 @@ _PREFIXES: Mapping[str, str] = MappingProxyType(
     }
 )
 _PREFIXED = tuple(
-    (prefix, re.compile(rf"(?<![A-Za-z0-9]){re.escape(prefix)}{rest}(?![A-Za-z0-9])"))
+    (prefix, rf"(?<![A-Za-z0-9]){re.escape(prefix)}{rest}(?![A-Za-z0-9])")
     for prefix, rest in _PREFIXES.items()
 )
+_compiled = cache(re.compile)  # when a prefix is found: all of them would take milliseconds at every start
 _TELEGRAM = re.compile(r"(?<!\w)\d{8,10}:AA[A-Za-z0-9_-]{33}(?!\w)")
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=\s\\:,.()]|-(?!-)){16,20000}+"
@@ -101,7 +103,7 @@ def find_secrets(text: str) -> Iterator[Span]:
     for prefix, pattern in _PREFIXED:
         at = text.find(prefix)
         while at >= 0:
-            match = pattern.match(text, at)
+            match = _compiled(pattern).match(text, at)
             if match is not None and _is_made_up(match[0]):
                 found.append(match.span())
             at = text.find(prefix, at + 1)
