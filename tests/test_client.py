@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 import headrace
-from headrace.client import AsyncClient, Client
+from headrace.client import AsyncClient
 from headrace.clock import SystemClock
 from headrace.handler import Route
+from headrace.sync import Client
 from headrace.testing import Answer, CutStream, FakeProvider, Overloaded, RateLimited, Silence, until
 from headrace.types import Delta
 

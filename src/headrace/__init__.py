@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from headrace.answer import Answer, AnswerStream
     from headrace.cache.standalone import Cache
     from headrace.choice import first_good
-    from headrace.client import AsyncClient, Client, Estimated, ModelInfo
+    from headrace.client import AsyncClient, Estimated, ModelInfo
     from headrace.config import Settings, check, load
     from headrace.content import assistant, file_block, system, tool_result, user
     from headrace.conversation import AsyncConversation, Conversation
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from headrace.guards import redact, restore, untrusted
     from headrace.prompts import FilePrompt, Filled, Prompt, prompt
+    from headrace.sync import Client
     from headrace.testing import fake
     from headrace.tools import ToolRun
     from headrace.types import (
@@ -67,7 +68,7 @@ _HOMES = {
     "answer": ("Answer", "AnswerStream"),
     "choice": ("first_good",),
     "cache.standalone": ("Cache",),
-    "client": ("AsyncClient", "Client", "Estimated", "ModelInfo"),
+    "client": ("AsyncClient", "Estimated", "ModelInfo"),
     "config": ("Settings", "check", "load"),
     "conversation": ("AsyncConversation", "Conversation"),
     "content": ("assistant", "file_block", "system", "tool_result", "user"),
@@ -112,6 +113,7 @@ _HOMES = {
         "Usage",
     ),
     "guards": ("redact", "restore", "untrusted"),
+    "sync": ("Client",),
     "prompts": (
         "FilePrompt",
         "Filled",

@@ -15,13 +15,14 @@ import msgspec
 from msgspec import Struct
 
 from headrace.answer import Answer, AnswerStream
-from headrace.client import AsyncClient, Client, SyncAnswerStream
+from headrace.client import AsyncClient
 from headrace.content import Prompt, as_messages
 from headrace.context import Plan
 from headrace.context.recall import Index, shipped
 from headrace.context.turn import text_of
 from headrace.dialects import by_name
 from headrace.engine import Levels
+from headrace.sync import Client, SyncAnswerStream
 from headrace.types import (
     Block,
     CacheHint,

@@ -11,7 +11,7 @@ import pytest
 from tests.gateway.gate import KEY, OTHER, ask, config, gated
 
 import headrace
-from headrace.client import Client
+from headrace.sync import Client
 from headrace.testing import FakeProvider
 
 ROUTE = """

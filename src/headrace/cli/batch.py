@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from headrace.batch import Row, Rows, Run
-    from headrace.client import Client
     from headrace.prompts import Filled
+    from headrace.sync import Client
 
 __all__ = ["batch"]
 
@@ -73,7 +73,7 @@ def batch(
     Exit codes: 0 every row was answered, 1 some failed or the run was stopped, 2 the command, the rows or the settings are wrong.
     """
     from headrace.batch import Rows
-    from headrace.client import Client
+    from headrace.sync import Client
 
     console = Console(as_json=as_json)
     settings = config.load(path)

@@ -18,8 +18,9 @@ from headrace.errors import ConfigError, HeadraceError, StreamRestarted
 from headrace.types import Message, Text
 
 if TYPE_CHECKING:
-    from headrace.client import Answer, Client
+    from headrace.answer import Answer
     from headrace.engine import Levels
+    from headrace.sync import Client
 
 __all__ = ["ask", "chat"]
 
@@ -82,7 +83,7 @@ def ask(
 
     Exit codes: 0 answered whole, 1 no answer or a broken one, 2 the command or the settings are wrong.
     """
-    from headrace.client import Client  # brings the engine
+    from headrace.sync import Client  # brings the engine
 
     console = Console(as_json=as_json)
     question = _question(prompt)
@@ -143,7 +144,7 @@ def chat(
 
     Exit codes: 0 left, 2 the command or the settings are wrong. A failed turn is told, forgotten, and the talk goes on.
     """
-    from headrace.client import Client  # brings the engine
+    from headrace.sync import Client  # brings the engine
 
     console = Console(as_json=as_json)
     settings = config.load(path)

@@ -152,7 +152,7 @@ def test(folder: Path, model: str | None, path: Path | None, as_json: bool) -> N
 
     Exit codes: 0 all hold, 1 some do not, 2 the settings or a file are wrong.
     """
-    from headrace.client import Client
+    from headrace.sync import Client
 
     console = Console(as_json=as_json)
     todo = [(prompt, case) for file in _paths(folder) for prompt, case in _cases(file)]

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from headrace import dialects
-from headrace.client import AsyncClient, Client, Portal
+from headrace.client import AsyncClient
 from headrace.clock import Clock, SystemClock
 from headrace.config import (
     GatewaySettings,
@@ -30,6 +30,7 @@ from headrace.handler import Route
 from headrace.providers.origin import Origin
 from headrace.providers.upstream import Endpoint, Upstream
 from headrace.store import MemoryStore
+from headrace.sync import Client, Portal
 from headrace.testing.answers import Answer
 from headrace.testing.clock import ManualClock, VirtualRunner, running_clock
 from headrace.testing.faults import Fault
