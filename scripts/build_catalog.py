@@ -19,7 +19,9 @@ The rules, in order:
    slip of the source (a price by the thousand tokens); both input and output must be known, or the model has no price.
 5. Models that answer in audio, images or video are left out: `Usage` does not count those tokens apart, and pricing them as
    text would be far too low.
-6. `context_total` is the largest window that a source gives; `max_input` and `max_output` are litellm's.
+6. Embeddings put out no tokens: their output costs 0, and only text in has a price. Models whose other inputs (images, audio) cost more are
+   left out, and so are limits: theirs are of one text, not of a request.
+7. `context_total` is the largest window that a source gives; `max_input` and `max_output` are litellm's.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ LITELLM_JSON = "litellm/model_prices_and_context_window_backup.json"
 NANO_PER_USD = 1_000_000_000
 DEAREST = 1_000 * NANO_PER_USD
 """Per million tokens; the dearest model that ever was (o1-pro) costs 600 dollars."""
+DEAREST_EMBEDDING = 10 * NANO_PER_USD
+"""The dearest embedding that is sold costs 0.18 dollars; 100 is a price by the thousand tokens."""
 KINDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
 
 
@@ -87,6 +91,10 @@ NOT_TEXT = re.compile(
 )
 
 
+EMBEDDING = "embedding"
+MODES = ("chat", "responses", EMBEDDING)
+
+
 @dataclass
 class Rates:
     """One source's prices of one model, in nano-dollars per million tokens; `tiers` by input size."""
@@ -103,8 +111,11 @@ def nano_per_million(usd_per_million: Decimal | float | str) -> int:
     return int((Decimal(str(usd_per_million)) * NANO_PER_USD).to_integral_value(ROUND_HALF_UP))
 
 
-def usable(rates: Rates, model: str) -> Rates | None:
-    """Apply rule 4 and drop tiers that say nothing new."""
+def usable(rates: Rates, model: str, *, embeds: bool) -> Rates | None:
+    """Apply rules 4 and 6, and drop tiers that say nothing new."""
+    if embeds:
+        price = rates.base.get("input", 0)
+        return Rates({"input": price, "output": 0}) if 0 < price <= DEAREST_EMBEDDING else None
     free = model.endswith(":free")
     base = {kind: price for kind, price in rates.base.items() if 0 < price <= DEAREST or free}
     if base.keys() < {"input", "output"} or not {"input", "output"} <= base.keys():
@@ -145,7 +156,9 @@ class LiteLLM:
         found: dict[str, dict[str, Any]] = {}
         for provider in names.litellm:
             for key, row in self.rows.items():
-                if row.get("litellm_provider") != provider or row.get("mode") not in ("chat", "responses"):
+                if row.get("litellm_provider") != provider or row.get("mode") not in MODES:
+                    continue
+                if row["mode"] == EMBEDDING and any(re.search("_(audio|image|video)", name) for name in row):
                     continue
                 if re.match(names.skip, key) or row.get("output_cost_per_image"):
                     continue
@@ -314,12 +327,13 @@ def build(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Every model of one provider, and what the comparison of its prices found."""
     rows, infos = litellm.models(names), genai.models(names)
-    ids = {i for i in {*rows, *infos, *model_prices.models(names)} if not NOT_TEXT.search(i)}
+    embeddings = {i for i, row in rows.items() if row["mode"] == EMBEDDING}
+    ids = {i for i in {*rows, *infos, *model_prices.models(names)} if not NOT_TEXT.search(i)} | embeddings
     models: dict[str, dict[str, Any]] = {}
     tally: Counter[str] = Counter()
     differ: dict[str, str] = {}
     for model in sorted(ids):
-        row = rows.get(model, {})
+        row, embeds = rows.get(model, {}), model in embeddings
         said: dict[str, Rates] = {}
         for source, rates in (
             ("litellm", litellm.rates(row) if row else None),
@@ -329,7 +343,7 @@ def build(
             ),
             ("genai-prices", genai.rates(info) if (info := genai.find(names, model)) else None),
         ):
-            if rates is not None and (good := usable(rates, model)) is not None:
+            if rates is not None and (good := usable(rates, model, embeds=embeds)) is not None:
                 said[source] = good
         prices, agree = choose(said)
         entry: dict[str, Any] = {}
@@ -344,7 +358,7 @@ def build(
         max_input = size(row.get("max_input_tokens"))
         window = size(getattr(genai.find(names, model), "context_window", None))
         total = max((n for n in (max_input, window) if n is not None), default=None)
-        entry |= {
+        limits = {
             k: v
             for k, v in {
                 "context_total": total,
@@ -353,7 +367,8 @@ def build(
             }.items()
             if v is not None
         }
-        entry |= capabilities(row)
+        if not embeds:
+            entry |= limits | capabilities(row)
         if not entry:
             continue
         models[model] = entry

@@ -12,7 +12,7 @@ import headrace
 from headrace import dialects
 from headrace.call import Call
 from headrace.embed import CHARACTERS, TEXTS
-from headrace.testing import ErrorIn200, Html, Overloaded, Silence, Status
+from headrace.testing import ErrorIn200, FakeProvider, Html, Overloaded, Silence, Status
 from headrace.types import Message, Text
 
 MODEL = "openai/text-embedding-3-small"
@@ -54,12 +54,27 @@ def test_no_text_is_paid_for_twice() -> None:
         }
 
 
+def test_a_route_with_a_cache_keeps_them_for_the_next_program(tmp_path: Path) -> None:
+    """A second client, with another's memory, pays nothing for what the first one asked, and gets it to the bit."""
+    with FakeProvider() as provider:
+        path = tmp_path / "headrace.toml"
+        path.write_text(
+            f'[providers.openai]\ndialect = "openai-chat"\nbase_url = "{provider.base_url}"\napi_key = "k"\n'
+            f'[routes.vectors]\ncascade = ["{MODEL}"]\n[routes.vectors.cache]\n[store]\npath = "{tmp_path / "h.db"}"\n'
+        )
+        with headrace.Client(headrace.load(path, environ={})) as llm:
+            first = llm.embed("vectors", ["a", "b"])
+        with headrace.Client(headrace.load(path, environ={})) as llm:
+            again = llm.embed("vectors", ["a", "b"])
+            assert llm.embed("vectors", ["b", "a"]).vectors == first.vectors[::-1]  # of its memory by now
+        assert again.vectors == first.vectors and len(provider.requests) == 1
+        assert first.cost_usd != "0" and (again.cost_usd, again.tokens) == ("0", 0)
+        assert again.calls[0].cache == "hit-exact"
+
+
 def test_every_request_is_in_the_ledger_with_its_cost(tmp_path: Path) -> None:
     """Retries and all: attempts, tokens, cost and tags."""
-    (tmp_path / "headrace.toml").write_text(
-        f'[prices."{MODEL}"]\ninput_usd_per_mtok = "0.02"\noutput_usd_per_mtok = "0"\n'
-    )
-    settings = headrace.load(tmp_path / "headrace.toml", environ={"OPENAI_API_KEY": "k"})
+    settings = headrace.load(environ={"OPENAI_API_KEY": "k"})
     with headrace.fake("unused", faults=[Status(429, retry_after=3), Overloaded()], settings=settings) as llm:
         found = llm.embed(MODEL, ["x" * 400], tags={"job": "index"}, user="ann")
         assert (

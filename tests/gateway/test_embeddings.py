@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+from pathlib import Path
+
 import openai
 import pytest
-from tests.gateway.gate import KEY, Gate
+from tests.gateway.gate import KEY, Gate, config, gated
 
-from headrace.testing import Overloaded
+from headrace.testing import FakeProvider, Overloaded
 
 
 def test_the_official_sdk(gate: Gate) -> None:
@@ -28,6 +30,50 @@ def test_the_callers_bytes_go_through(gate: Gate) -> None:
     assert answer.status == 200, answer.body
     assert gate.provider.requests[0].body == body.replace(b'"openai/m"', b'"m"')
     assert answer.headers["x-headrace-target"] == "openai/m" and answer.json["object"] == "list"
+
+
+ROUTES = """
+[routes.vectors]
+cascade = ["openai/text-embedding-3-small"]
+[routes.vectors.cache]
+[routes.wide]
+cascade = ["openai/text-embedding-3-small"]
+[routes.wide.cache]
+"""
+
+
+def test_a_route_with_a_cache_asks_once_also_after_a_restart(tmp_path: Path) -> None:
+    """The same vectors to the letter; another text, order, dimension, member, route or key is asked for."""
+    more = ROUTES + '[keys.three]\nvalue = "hr-canary-third-key-0123456789"\n'
+
+    def got(gate: Gate, text: object = ("a b", "c"), key: str = KEY, **members: object) -> tuple[str, bytes]:
+        body = {"model": "vectors", "input": text} | members
+        answer = gate.http("POST", "/v1/embeddings", json.dumps(body).encode(), key=key)
+        assert answer.status == 200, answer.body
+        return answer.headers["x-headrace-cache"], answer.body
+
+    with FakeProvider() as provider:
+        with gated(provider, tmp_path, config(provider, more=more)) as gate:
+            first = got(gate)
+            again = got(gate, user="ann")
+            assert (first[0], again[0]) == ("miss", "hit-exact")
+            assert json.loads(again[1])["data"] == json.loads(first[1])["data"]
+            others: list[dict[str, object]] = [
+                {"text": ["c", "a b"]},
+                {"text": ["a b", "C"]},
+                {"text": [[1, 2]]},
+                {"text": "a b"},
+                {"dimensions": 8},
+                {"encoding_format": "base64"},
+                {"input_type": "query"},
+                {"model": "wide"},
+                {"key": "hr-canary-third-key-0123456789"},
+            ]
+            assert [got(gate, **other)[0] for other in others] == ["miss"] * len(others)  # type: ignore[arg-type]
+            assert len(provider.requests) == 1 + len(others)
+        with gated(provider, tmp_path, config(provider, more=more)) as gate:
+            assert got(gate) == ("hit-exact", again[1])
+            assert len(provider.requests) == 1 + len(others)
 
 
 @pytest.mark.parametrize(

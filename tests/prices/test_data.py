@@ -25,6 +25,9 @@ HAND_CHECKED = [
     ("openai", "gpt-5", "1.25", "10.00", "0.125", None, None),
     ("openai", "gpt-5-mini", "0.25", "2.00", "0.025", None, None),
     ("openai", "o3", "2.00", "8.00", "0.50", None, None),
+    ("openai", "text-embedding-3-small", "0.02", "0", None, None, None),
+    ("openai", "text-embedding-3-large", "0.13", "0", None, None, None),
+    ("mistral", "mistral-embed", "0.10", "0", None, None, None),
     ("anthropic", "claude-sonnet-4-5", "3.00", "15.00", "0.30", "3.75", "6.00"),
     ("anthropic", "claude-sonnet-4-20250514", "3.00", "15.00", "0.30", "3.75", "6.00"),
     ("anthropic", "claude-haiku-4-5", "1.00", "5.00", "0.10", "1.25", "2.00"),
@@ -111,6 +114,12 @@ def test_data_is_sorted_dated_and_sane(provider: str) -> None:
         if model.prices is None:
             continue
         assert model.price_sources
+        if model.prices.output == 0 and not id_.endswith(
+            ":free"
+        ):  # an embedding: never what can be talked to
+            assert (model.max_output, model.context_total, model.tools) == (None, None, None), id_
+            assert 1_000_000 <= model.prices.input <= 10_000_000_000, id_
+            continue
         free = id_.endswith(":free")
         for price in (model.prices.input, model.prices.output):
             assert free or 1_000_000 <= price <= 1_000_000_000_000, (provider, id_, price)

@@ -14,6 +14,7 @@ from headrace.types import (
     Block,
     Details,
     FinishReason,
+    Opaque,
     OpaqueEvent,
     Refusal,
     Reply,
@@ -86,7 +87,7 @@ class _Kept(Struct, omit_defaults=True):
     provider_details: Details | None = None
 
 
-_BLOCKS: dict[str, type[Block]] = {"Text": Text, "Thinking": Thinking}
+_BLOCKS: dict[str, type[Block]] = {"Text": Text, "Thinking": Thinking, "Opaque": Opaque}
 _encode = msgspec.json.Encoder().encode
 _decode_kept = msgspec.json.Decoder(_Kept).decode
 
@@ -163,6 +164,11 @@ def unfit(
 ) -> str | None:
     """Why `reply` must not be kept, or None; pure. `batches` are the frames it was made from, `placeholders` what will stand in it
     for values, and so must not be there yet."""
+    if reply.content and all(
+        isinstance(block, Opaque) and block.kind == "embedding" for block in reply.content
+    ):
+        size = sum(len(bytes(block.raw)) for block in reply.content if isinstance(block, Opaque))
+        return "too large" if size > max_bytes else None
     if reply.finish not in ("stop", "stop_sequence"):
         return f"finish {reply.finish}"
     for block in reply.content:

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from headrace.dialects.openai_chat.embeddings import NAME as EMBEDDINGS
 from headrace.guards import redact
 from headrace.handler import CachePolicy, Request
 from headrace.types import Chat
@@ -104,6 +105,8 @@ def read_key(
     else:
         dialect = ""
         members = _spelled(body.chat)
+    if "input" in members and dialect == EMBEDDINGS:
+        return _embeddings_key(request, members, secret)
     messages = members.pop("messages", None)
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
         raise ValueError("the body has no messages")
@@ -151,6 +154,17 @@ def read_key(
         bypass=_bypass(members, messages, said, policy),
         volatile=is_volatile(said),
     )
+
+
+def _embeddings_key(request: Request, members: dict[str, Any], secret: bytes) -> Key:
+    """Vectors are of texts to the letter: nothing is normalized, and no text is kept."""
+    members.pop("user", None)
+    call, route = request.call, request.route
+    tenant = _tenant(call.tenant, call.key_id)
+    targets = [str(target) for target in route.cascade]
+    where = [VERSION, tenant, route.name, targets, EMBEDDINGS, request.headers, request.redacted]
+    scope = digest(_encode(where), _encode(members), secret=secret)
+    return Key(scope=scope, exact=digest(scope), tenant=tenant)
 
 
 def _readable(text: str, values: Mapping[str, str]) -> str:
