@@ -273,10 +273,13 @@ def _landed(request: Request, batches: list[Batch]) -> None:
 
 
 def _followed(call: Call, passenger: Passenger) -> None:
-    """Say that `call` got the answer to another; what that cost is known at its end."""
+    """Say that `call` gets the answer to another; what that cost is known at its end."""
 
     def saved(call: Call) -> None:
         leading = passenger.leading
+        if call.status not in (None, 200):
+            call.cache, call.cached = "bypass", None
+            return
         call.cached = leading.cached if _is_replay(leading) else _given_again(leading, leading.cost)
 
     call.cache = "hit-idempotent"
