@@ -42,6 +42,12 @@ def test_version(folder: Path) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"headrace {__version__}\n", "")
 
 
+def test_a_wrong_number_is_told_in_words(headrace: Any) -> None:
+    """The option, the value, and what it is not."""
+    assert "'--rpm': 'x' is not a whole number" in headrace("keys", "create", "--rpm", "x").err
+    assert "'--rate': 'x' is not a number" in headrace("simulate", "--rate", "x").err
+
+
 def test_help_lists_verbs_and_exit_codes(headrace: Any) -> None:
     """Every verb has a line; every code that `run` returns is explained."""
     ran = headrace("--help")

@@ -116,7 +116,12 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "headrace"
         hint = f" (see {where} --help)" if isinstance(error, click.UsageError) else ""
-        console.error({"kind": "usage", "message": f"{error.format_message().rstrip('.')}{hint}"})
+        said = error.format_message().rstrip(".")
+        # Click names its own types.
+        said = said.replace("a valid integer range", "a whole number").replace(
+            "a valid float range", "a number"
+        )
+        console.error({"kind": "usage", "message": f"{said}{hint}"})
         return USAGE
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED

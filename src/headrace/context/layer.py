@@ -496,4 +496,5 @@ def _said(made: Plan) -> str:
         counts[verdict.what] = counts.get(verdict.what, 0) + 1
     parts = ", ".join(f"{count} {what}" for what, count in counts.items())
     limit = "" if made.limit is None else f" of {made.limit}"
-    return f"context: {len(made.turns)} turns in {made.tokens} tokens{limit}: {parts}"
+    turns = "1 turn" if len(made.turns) == 1 else f"{len(made.turns)} turns"
+    return f"context: {turns} in {made.tokens} tokens{limit}: {parts}"
