@@ -11,7 +11,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from tests.gateway.gate import ADMIN, Gate, config, gated, wait_for
+from tests.gateway.gate import ADMIN, Gate, ask, config, gated, wait_for
 from tests.gateway.test_sdks import TOOLS, say
 
 import headrace
@@ -301,6 +301,24 @@ def test_the_library_has_the_same(gate: Gate, tmp_path: Path) -> None:
         again = llm.chat("all", f"write to {MAIL} in the library")
         assert (again.text, again.cost_usd, again.attempts) == (f"Sent to {MAIL}.", "0", [])
     assert len(gate.provider.requests) == 1 and MAIL not in said_to(gate.provider.requests[0])
+
+
+@DIALECTS
+@STREAMED
+def test_an_idempotency_key_over_all_of_it(gate: Gate, client: str, stream: bool) -> None:
+    """The same key gives the same bytes, with the caller's values, asked once (what is kept for it has the values: `docs/idempotency.md`); another body is refused."""
+    gate.provider.default = Answer("Sent to [EMAIL_1].")
+    key = {"idempotency-key": f"together-{client}-{stream}"}
+    body = ask(client, "all", "Write to eve@example.com under a key", stream=stream)
+    first, second = (gate.post(client, body, key) for _ in range(2))
+    assert (first.status, second.status) == (200, 200)
+    assert b"eve@example.com" in first.body and len(gate.provider.requests) == 1
+    if not stream:
+        assert second.body == first.body
+    assert second.headers["idempotent-replayed"] == "true"
+    assert second.headers["x-headrace-cache"] == "hit-idempotent"
+    other = gate.post(client, ask(client, "all", "Something else", stream=stream), key)
+    assert other.status in (409, 422) and other.headers["x-headrace-error"].startswith("idempotency")
 
 
 def test_rules_lead_to_all_of_it(gate: Gate) -> None:
