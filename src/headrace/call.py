@@ -172,7 +172,7 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
 
 class Call(msgspec.Struct, kw_only=True):
     """One logical call. `guarded` counts what a guard did, by deed (`redact`, `flag`, `block`) and kind (`email`, `injection`, ...), `limits` is how
-    the rate limits that hold for it stood when it came (`headrace.gcra.Standing`), `packed` what the tokens would have cost that context packing left out. `purpose` is `answer`, or why Headrace itself asks (`summary`, `judge`, `audit`, `reask`, `guard`)."""
+    the rate limits that hold for it stood when it came (`headrace.gcra.Standing`), `packed` what the tokens would have cost that context packing left out, `conversation` the one that the gateway holds for it. `purpose` is `answer`, or why Headrace itself asks (`summary`, `judge`, `audit`, `reask`, `guard`)."""
 
     id: str
     started_at: float
@@ -187,6 +187,7 @@ class Call(msgspec.Struct, kw_only=True):
     model: str = ""
     stream: bool = False
     dialect: str = ""
+    conversation: str = ""
     cache: str = "bypass"
     cached: Cached | None = None
     attempts: list[Attempt] = []

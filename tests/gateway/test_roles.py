@@ -25,6 +25,8 @@ MAY: dict[tuple[str, str], str] = {
     ("GET", "/v1/models"): "caller",
     ("GET", "/v1/models/{model}"): "caller",
     ("GET", "/v1/requests/{id}"): "caller",
+    ("GET", "/v1/conversations/{id}"): "caller",
+    ("DELETE", "/v1/conversations/{id}"): "caller",
     ("GET", "/health"): "everybody",
     ("GET", "/health/liveness"): "everybody",
     ("GET", "/health/readiness"): "everybody",

@@ -27,6 +27,7 @@ from headrace.errors import (
     ShuttingDown,
     StreamBroken,
 )
+from headrace.gateway.conversations import HEADER, Conversations, HeldStream
 from headrace.gateway.depth import check_depth
 from headrace.gateway.ratelimit import limit_headers
 from headrace.handler import Body, Dialect, Request, Stream, assemble
@@ -69,6 +70,7 @@ class Answering:
         self.max_depth = max_depth
         self.keep_alive_s = keep_alive_s
         self.draining = False
+        self.conversations = Conversations(engine)
 
     async def __call__(self, exchange: Exchange, dialect: Dialect, roles: frozenset[KeyRole]) -> None:
         engine = self.engine
@@ -121,6 +123,14 @@ class Answering:
         _identify(call, identity, headers)
         route = self.engine.route(peek.model, dialect.name)
         call.route = route.name
+        turns = None
+        if HEADER in headers:
+            turns = await self.conversations.open(headers, identity.terms.tenant, dialect, route)
+            call.conversation = turns.id
+            call.on_end.append(lambda _: turns.release())
+            if peek.n > 1:
+                raise InvalidRequest(f"n must be 1 in a conversation that is held, not {peek.n}", param="n")
+            body = turns.whole(body, until=self.engine.clock.wall() + route.retention_s)
         request = Request(
             body=Body(wire=body, dialect=dialect),
             route=route,
@@ -140,7 +150,8 @@ class Answering:
             max_cost=_max_cost(headers),
             max_total_tokens=_max_total_tokens(headers),
         )
-        return await self.engine.handle(request), request
+        stream = await self.engine.handle(request)
+        return (stream if turns is None else HeldStream(stream, turns)), request
 
 
 def _identify(call: Call, identity: Identity, headers: Mapping[str, str]) -> None:
@@ -255,7 +266,8 @@ def _answer_headers(call: Call, *, whole: bool) -> bytes:
 
 
 def _id_headers(call: Call) -> bytes:
-    return f"x-request-id: {call.id}\r\nrequest-id: {call.id}\r\n".encode("latin-1", "replace")
+    held = f"{HEADER}: {call.conversation}\r\n" if call.conversation else ""
+    return f"x-request-id: {call.id}\r\nrequest-id: {call.id}\r\n{held}".encode("latin-1", "replace")
 
 
 def _clean(text: str) -> str:

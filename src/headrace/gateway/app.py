@@ -86,6 +86,8 @@ class App:
             ("GET", "/v1/models"): self._models,
             ("GET", "/v1/models/{model}"): self._model,
             ("GET", "/v1/requests/{id}"): self._request,
+            ("GET", "/v1/conversations/{id}"): self._conversation,
+            ("DELETE", "/v1/conversations/{id}"): self._delete_conversation,
             ("GET", "/health"): self._health,
             ("GET", "/health/liveness"): self._liveness,
             ("GET", "/health/readiness"): self._readiness,
@@ -210,6 +212,14 @@ class App:
         if found is None:
             raise NotFound(f"this key's tenant has no request {request_id[:100]!r}")
         _json(exchange, admin.request_report(found))
+
+    async def _conversation(self, exchange: Exchange, identity: Identity | None, id_: str) -> None:
+        assert identity is not None
+        _json(exchange, await self.answering.conversations.report(identity.terms.tenant, id_))
+
+    async def _delete_conversation(self, exchange: Exchange, identity: Identity | None, id_: str) -> None:
+        assert identity is not None
+        _json(exchange, await self.answering.conversations.delete(identity.terms.tenant, id_))
 
     async def _health(self, exchange: Exchange, identity: Identity | None, _: str) -> None:
         _json(exchange, {"status": "draining" if self.answering.draining else "ok", "version": __version__})

@@ -42,6 +42,8 @@ ROUTES: tuple[RouteNote, ...] = (
     RouteNote(
         "GET", "/v1/requests/{id}", _CALLER, "Every attempt of a request of this key's tenant, with its cost"
     ),
+    RouteNote("GET", "/v1/conversations/{id}", _CALLER, "A conversation that is held for this key's tenant"),
+    RouteNote("DELETE", "/v1/conversations/{id}", _CALLER, "Throw a held conversation away"),
     RouteNote("GET", "/health", _OPEN, "Whether the process runs and what it is"),
     RouteNote("GET", "/health/liveness", _OPEN, "Whether the process runs"),
     RouteNote("GET", "/health/readiness", _OPEN, "Whether requests would be served"),

@@ -204,6 +204,13 @@ class Store(Protocol):
             StoreError: It could not be read.
         """
 
+    async def delete_turns(self, conversation: str) -> int:
+        """Delete a conversation; the number of its turns.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+
     async def expire_turns(self, now: float) -> int:
         """Delete conversations whose last turn's time is over at wall time `now`; how many there were.
 

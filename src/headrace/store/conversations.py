@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from headrace.errors import StoreError
 
-__all__ = ["append", "counted", "expire", "gone_on", "purge", "turns"]
+__all__ = ["append", "counted", "delete", "expire", "gone_on", "purge", "turns"]
 
 
 def append(
@@ -40,12 +40,17 @@ def expire(connection: sqlite3.Connection, now: float) -> int:
     return len(over)
 
 
-def purge(connection: sqlite3.Connection, conversation: str | None) -> int:
-    """Delete a conversation, and all plan states, of which nobody knows whose they are; the number of turns."""
-    connection.execute("DELETE FROM plan_states")
+def delete(connection: sqlite3.Connection, conversation: str) -> int:
+    """Delete a conversation; the number of its turns."""
     return connection.execute(
         "DELETE FROM conversation_turns WHERE conversation = ?", (conversation,)
     ).rowcount
+
+
+def purge(connection: sqlite3.Connection, conversation: str | None) -> int:
+    """Delete a conversation, and all plan states, of which nobody knows whose they are; the number of turns."""
+    connection.execute("DELETE FROM plan_states")
+    return 0 if conversation is None else delete(connection, conversation)
 
 
 def counted(connection: sqlite3.Connection) -> dict[str, int]:

@@ -265,6 +265,11 @@ class MemoryStore:
             held += turns
             self._until[conversation] = max(until, self._until.get(conversation, until))
 
+    async def delete_turns(self, conversation: str) -> int:
+        with self._lock:
+            self._until.pop(conversation, None)
+            return len(self._conversations.pop(conversation, ()))
+
     async def expire_turns(self, now: float) -> int:
         with self._lock:
             over = [conversation for conversation, until in self._until.items() if until <= now]

@@ -414,6 +414,9 @@ class SQLiteStore:
     async def turns(self, conversation: str) -> list[bytes]:
         return await self._read(lambda connection: conversations.turns(connection, conversation))
 
+    async def delete_turns(self, conversation: str) -> int:
+        return await self._run(lambda c: conversations.delete(c, conversation), "conversation_turns")
+
     async def expire_turns(self, now: float) -> int:
         return await self._run(lambda c: conversations.expire(c, now), "conversation_turns")
 
