@@ -47,6 +47,7 @@ from headrace.layers.breaker import Breaker
 from headrace.layers.cascade import Cascade
 from headrace.layers.choose import Choose
 from headrace.layers.concurrency import Concurrency
+from headrace.layers.continuation import ContinueStreams, GoOn
 from headrace.layers.deadline import Deadline
 from headrace.layers.fitness import Misfit, misfit
 from headrace.layers.hold import Hold
@@ -130,6 +131,7 @@ LAYERS: tuple[LayerNote, ...] = (
     LayerNote(
         "restart", "asks the rest of the cascade for an answer that broke off, where the route says so"
     ),
+    LayerNote("continuation", "asks the rest of the cascade for the rest of a text, where the route says so"),
     LayerNote(
         "cascade", "the next target; needs to see what retry gave up on; skips targets that lack a feature"
     ),
@@ -139,6 +141,10 @@ LAYERS: tuple[LayerNote, ...] = (
     ),
     LayerNote(
         "context", "packs for the window of this target; below the cascade, which goes on where it cannot"
+    ),
+    LayerNote(
+        "seam",
+        "puts a text that broke off into the request as this target takes it; below the cascade, which goes on where its words do not fit",
     ),
     LayerNote("retry", "the same target again; below the cascade, so that each level has its own attempts"),
     LayerNote("ledger", "one row an attempt, priced at its real end, whatever the layers above make of it"),
@@ -236,6 +242,7 @@ class Engine:
             max_bytes=settings.idempotency.max_bytes,
             route=self.route,
         )
+        continues = any(route.mid_stream == "continue" for route in settings.routes.values())
         layers: dict[str, Layer] = {
             "trace": self.trace,
             "deadline": Deadline(self.clock),
@@ -247,9 +254,11 @@ class Engine:
             "cache": self._cache(random, libraries),
             "budget": OpenAccount(self._caps, self.purse),
             "restart": RestartStreams(self.clock),
+            "continuation": ContinueStreams(self.clock) if continues else _nothing,
             "cascade": Cascade(self.clock, self._misfit, self._translated, self.store.record_attempt),
             "output": Output(self.clock, self._means),
             "context": self.context,
+            "seam": GoOn(self.clock, self._prefill) if continues else _nothing,
             "retry": Retry(self.clock, random, elsewhere=balance.elsewhere),
             "ledger": Ledger(self.catalog.cost, self.store.record_attempt, self._bound),
             "reserve": Reserve(self.clock, self.catalog.model, self.store.record_start),
@@ -599,6 +608,20 @@ class Engine:
             local=target.provider == "local",
         )
 
+    def _prefill(self, target: Target, request: Request) -> dict[str, msgspec.Raw] | None:
+        """What a message must have beside its text for the target to go on from it; None where it takes no prefill, or may not."""
+        model = self.limits(target.provider, target.model)
+        if model is None or not model.prefill or target.provider == "local":
+            return None
+        reasoning = request.body.chat.reasoning
+        if reasoning is not None and reasoning.enabled:
+            return None  # no API takes both
+        if target.provider == "mistral":
+            return {"prefix": msgspec.Raw(b"true")}
+        # What the catalogue says of other OpenAI-compatible APIs needs another URL, or holds with some servers only.
+        named = self.settings.prices.get(str(target), {}).get("prefill") is True
+        return {} if named or self._reached(target.provider).dialect == "anthropic" else None
+
     def _misfit(self, target: Target, request: Request) -> Misfit | None:
         provider = self.settings.providers.get(target.provider)
         if provider is not None and provider.public and not provider.usable and not self._elsewhere(target):
@@ -626,6 +649,11 @@ class Engine:
         if request.call.dialect == EMBEDDINGS:
             return False
         return dialect is not None and self.upstream(target.provider).dialect is not dialect
+
+
+def _nothing(inner: Handler) -> Handler:
+    """In place of a layer that no route needs."""
+    return inner
 
 
 def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:

@@ -310,7 +310,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     the last level waits longer. `repair`: answers with a JSON Schema are held until they are valid. `on_refusal`: `stop` or `next`; `breaker`: whether circuits are heeded and counted in. `max_cost` and `max_total_tokens` bound one request, `budgets` all of the route's in
     their windows; with `downgrade` an attempt that does not fit goes on to the next target. `context`
     None: conversations are sent as they are. `mid_stream`: what becomes of an answer that breaks off: `error`, `hold` (the first
-    `hold_tokens`, or for `hold_s` where that is above 0, are kept back) or `restart`. `tool_calls`: `stream`, or `whole` (a streamed
+    `hold_tokens`, or for `hold_s` where that is above 0, are kept back), `restart` or `continue`. `tool_calls`: `stream`, or `whole` (a streamed
     call is released when its arguments are complete). `limits`: how fast all callers together may ask for it. `retention_s`: how long
     what was asked and answered may be kept in a file, at all only with `stores_content`. `parts`: the routes
     of which a cascade was put together that have budgets or limits, which hold for it too. `hedge`: the share of extra calls that slow targets may cost, 0 for none.
@@ -333,6 +333,13 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     hedge: float = 0.0
     priority: str = "normal"
     tool_calls: str = "stream"
+
+    def behind(self, target: Target) -> tuple[Target, ...]:
+        """The levels after the one of `target`: that very one, since a cascade may name a model twice."""
+        for level, other in enumerate(self.cascade):
+            if other is target:
+                return self.cascade[level + 1 :]
+        return self.cascade[self.cascade.index(target) + 1 :] if target in self.cascade else ()
 
     def output_limit(self, asked: int | None) -> int | None:
         """The limit to impose on a request that itself asks for at most `asked` tokens; None where there is nothing to do."""
@@ -362,7 +369,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     limit that Headrace itself imposes, None for none; `asked_tokens` the caller's own for each of his `choices`. `cache_control` is the caller's `Cache-Control`, `idempotency_key` the value of his `Idempotency-Key`. `redacted` is what
     placeholders in the body stand for, where a guard has put some there: two callers' may be alike and stand for different values. `allowed` are the routes and models that the caller's key may ask for (`headrace.access`), empty for all. `budgets` and `limits` are those of the caller's key,
     `max_cost` and `max_total_tokens` are what the caller lets this request use at most, `pots` are the budgets that the program itself opened around it, `aside_of` the routes of the requests on whose behalf Headrace itself asks this, whose budgets hold too, `account` what the budget layer made of all. `judged`: whether the answer is of use is said by a layer above (`Attempt.judge`). `output` is the form that the answer is held to (a `headrace.output.Shape`); `watch` hears its pieces before it is
-    judged, and None when it begins anew. `purpose` is why this attempt is made, empty for the call's own reason. `target`, `attempt` and `deployment` are set by the cascade, the retry and the balance layer.
+    judged, and None when it begins anew. `purpose` is why this attempt is made, empty for the call's own reason. `said` is the text of an answer that broke off and is to be continued. `target`, `attempt` and `deployment` are set by the cascade, the retry and the balance layer.
     """
 
     body: Body
@@ -392,6 +399,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     output: object | None = None
     watch: Callable[[str | None], None] | None = None
     purpose: str = ""
+    said: str = ""
     last_level: bool = True
     target: Target | None = None
     deployment: Deployment | None = None

@@ -56,6 +56,11 @@ GOOD = 'cascade = ["anthropic/claude-sonnet-4-5", "openai/gpt-5"]'
             "openai/gpt-55-typo is not in the",
         ),
         ('cascade = ["openai/gpt-5", "openai/gpt-5-mini"]', "all its levels use one account (openai)"),
+        ('cascade = ["openai/gpt-5"]\nmid_stream = "continue"', "has no later target to ask"),
+        (
+            'cascade = ["openai/gpt-5", "anthropic/claude-haiku-4-5"]\nmid_stream = "continue"\nrepair = true',
+            "does nothing with repair = true",
+        ),
         ('cascade = ["openai/gpt-5"]\nhedge = {}', "it is hedged and has nobody else to ask"),
         ('cascade = ["mine/a", "other/b"]', "all its levels use one account (mine)"),
         (

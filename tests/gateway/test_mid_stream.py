@@ -20,6 +20,13 @@ mid_stream = "{mode}"
 cascade = ["anthropic/first", "anthropic/second"]
 mid_stream = "{mode}"
 """
+FILLED = """
+[routes.filled-{provider}]
+cascade = ["{provider}/first", "{provider}/filled"]
+mid_stream = "continue"
+[prices."{provider}/filled"]
+prefill = true
+"""
 WHOLE = """
 [routes.whole-{provider}]
 cascade = ["{provider}/first", "{provider}/second"]
@@ -37,7 +44,8 @@ pairs = pytest.mark.parametrize(("client", "provider"), PAIRS)
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     """A gateway with a route of each mode."""
     with FakeProvider() as provider:
-        more = ROUTES.format(mode="hold") + ROUTES.format(mode="restart")
+        more = "".join(ROUTES.format(mode=mode) for mode in ("hold", "restart", "continue"))
+        more += FILLED.format(provider="openai") + FILLED.format(provider="anthropic")
         more += WHOLE.format(provider="openai") + WHOLE.format(provider="anthropic")
         with gated(provider, tmp_path_factory.mktemp("gateway"), config(provider, more=more)) as gate:
             yield gate
@@ -180,3 +188,68 @@ def test_whole_calls_are_the_providers_bytes(gate: Gate, name: str) -> None:
     ]
     assert len(bodies) == 2
     assert bodies[0] == bodies[1]
+
+
+TOLD = (
+    "The river rises in the high moor, where rain falls on two days of three. "
+    "From there it runs south, past a mill that has been grinding corn since 1742."
+)
+WHOLE_TEXT = Answer(chunks=[f"{word} " for word in TOLD.split()], usage=(7, 33))
+
+
+@pytest.mark.parametrize("bad", [False, True], ids=["goes on", "says something else"])
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_the_sdks_read_a_continued_answer_as_one(gate: Gate, provider: str, bad: bool) -> None:
+    """Both SDKs have one text and the sum of the usage; or their error, where what came did not fit."""
+    gate.provider.reset()
+    gate.provider.on("first", always=CutStream(after=9, answer=WHOLE_TEXT))
+    gate.provider.on("second", always=Answer(chunks=["Sure! Rivers are great."]) if bad else WHOLE_TEXT)
+
+    def openai() -> tuple[str, int]:
+        chunks = list(
+            gate.oai.chat.completions.create(
+                model=f"continue-{provider}", messages=HI, stream=True, stream_options={"include_usage": True}
+            )
+        )
+        assert len({chunk.id for chunk in chunks}) == 1
+        assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == [
+            "stop"
+        ]
+        assert chunks[-1].usage is not None
+        return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices), chunks[
+            -1
+        ].usage.completion_tokens
+
+    def anthropic() -> tuple[str, int]:
+        with gate.ant.messages.stream(model=f"continue-{provider}", max_tokens=999, messages=HI) as stream:
+            message = stream.get_final_message()
+        (block,) = message.content
+        assert block.type == "text" and message.stop_reason == "end_turn"
+        return block.text, message.usage.output_tokens
+
+    for ask_it in (openai, anthropic):
+        if bad:
+            with pytest.raises(Exception, match="died after the answer had begun"):
+                ask_it()
+            continue
+        text, output = ask_it()
+        assert text.strip() == TOLD
+        assert 33 < output < 66
+    roles = [message["role"] for message in json.loads(gate.provider.requests[-1].body)["messages"]]
+    assert roles == ["user", "assistant", "user"]
+    assert b"was cut off" in gate.provider.requests[-1].body
+
+
+@pairs
+def test_a_model_that_takes_a_prefill_is_sent_one(gate: Gate, client: str, provider: str) -> None:
+    """Its last message is the text so far, without white space at the end; the answer ends as any other."""
+    gate.provider.reset()
+    gate.provider.on("first", always=CutStream(after=9, answer=WHOLE_TEXT))
+    gate.provider.on("filled", always=Answer(chunks=[f" {word}" for word in TOLD.split()[9:]]))
+    got = gate.post(client, ask(client, f"filled-{provider}", stream=True))
+    last = json.loads(gate.provider.requests[-1].body)["messages"][-1]
+    assert last["role"] == "assistant"
+    said = last["content"] if isinstance(last["content"], str) else last["content"][0]["text"]
+    assert said == " ".join(TOLD.split()[: len(said.split())]) and len(said.split()) > 6
+    assert got.body.count(b"[DONE]" if client == "openai" else b"event: message_stop") == 1
+    assert got.body.count(b"message_start\ndata") == (client == "anthropic")

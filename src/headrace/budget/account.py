@@ -215,7 +215,8 @@ def bound(request: Request, model: Model | None) -> tuple[OutputLimit, Worst]:
         None if model is None else model.max_output,
         default=DEFAULT_OUTPUT if account is not None and account.hard else None,
     )
-    tokens = input_bound(request.body) if account is None else account.input_bound
+    # What is continued has the text so far in it, which the caller's request had not.
+    tokens = input_bound(request.body) if account is None or request.said else account.input_bound
     output = DEFAULT_OUTPUT if limit.tokens is None and account is not None else limit.tokens
     return limit, worst_case(model, request.body, tokens, output)
 

@@ -37,7 +37,7 @@ def broken_promises(settings: Settings, catalog: Catalog) -> list[Warned]:
     return [
         Warned(route.name, message, fix)
         for route in settings.routes.values()
-        for judge in (_models, _features, _windows, _times, _accounts, _likeness)
+        for judge in (_models, _features, _windows, _times, _accounts, _going_on, _likeness)
         for message, fix in judge(route, settings, catalog)
     ]
 
@@ -123,6 +123,22 @@ def _accounts(route: Route, settings: Settings, catalog: Catalog) -> Iterator[tu
         yield (
             f"all its levels use one account ({route.cascade[0].provider})",
             "One outage or an empty purse takes them all: end it with another provider, or local/default.",
+        )
+
+
+def _going_on(route: Route, settings: Settings, catalog: Catalog) -> Iterator[tuple[str, str]]:
+    """Where an answer that breaks off has nobody to go on with it."""
+    if route.mid_stream not in ("continue", "restart"):
+        return
+    if len(route.cascade) < 2:
+        yield (
+            f'mid_stream = "{route.mid_stream}" has no later target to ask',
+            "Add a second target, or leave it out.",
+        )
+    elif route.mid_stream == "continue" and route.repair:
+        yield (
+            'mid_stream = "continue" does nothing with repair = true',
+            "Answers with a form are held until they are valid; leave one of the two out.",
         )
 
 

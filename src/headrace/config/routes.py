@@ -49,7 +49,8 @@ def read_routes(
             on_refusal=table.choice("on_refusal", ("stop", "next")) or usual.on_refusal,
             repair=table.boolean("repair") or False,
             breaker=table.boolean("breaker") is not False,
-            mid_stream=table.choice("mid_stream", ("error", "hold", "restart")) or usual.mid_stream,
+            mid_stream=table.choice("mid_stream", ("error", "hold", "restart", "continue"))
+            or usual.mid_stream,
             hold_tokens=table.integer("hold_tokens", usual.hold_tokens, 1, 100_000),
             hold_s=table.duration("hold_time", usual.hold_s, zero=True),
             hedge=_hedge(table),

@@ -14,7 +14,7 @@ import msgspec
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, StreamBroken
 from headrace.handler import Handler, Pending, Request, Stream
-from headrace.types import Batch, Frame, Restart, Target
+from headrace.types import Batch, Frame, Restart
 
 __all__ = ["RestartStreams"]
 
@@ -35,14 +35,6 @@ class RestartStreams:
 
     async def _restarting(self, inner: Handler, request: Request) -> Stream:
         return _Restarting(await inner(request), inner, request, self.clock)
-
-
-def _behind(cascade: tuple[Target, ...], target: Target) -> tuple[Target, ...]:
-    """The levels after the one of `target`: that very one, since a cascade may name a model twice."""
-    for level, other in enumerate(cascade):
-        if other is target:
-            return cascade[level + 1 :]
-    return cascade[cascade.index(target) + 1 :] if target in cascade else ()
 
 
 class _Restarting:
@@ -69,7 +61,7 @@ class _Restarting:
 
     async def _again(self, broken: StreamBroken) -> Batch:
         request, target = self._request, self._request.call.target
-        rest = _behind(request.route.cascade, target) if target is not None else ()
+        rest = () if target is None else request.route.behind(target)
         if not rest or self._closed or self._clock.now() >= request.deadline:
             raise broken
         route = msgspec.structs.replace(request.route, cascade=rest)

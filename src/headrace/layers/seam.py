@@ -147,6 +147,11 @@ class Seam:
         """The continuation has ended: the rest of it. Raises `NoSeam` as `feed` does."""
         return self._decided(last=True) if self._gap is None else self._through("", last=True)
 
+    @property
+    def fits(self) -> bool:
+        """Whether it is known where the continuation goes on."""
+        return self._gap is not None
+
     # --- repetitions --------------------------------------------------------------------------------------------------
 
     def _may_begin(self, at: int) -> bool:
@@ -183,8 +188,6 @@ class Seam:
             if self._proves(at_once[0]) or (not self._exact and at_once[0] == 0):
                 self._only_one(at_once)
                 return self._open(length, last=last)
-            if not last and length == len(self._seen):
-                return ""  # whether its last word ends here is not known yet
             if self._exact and self._doubtful(length):
                 raise NoSeam(f"{self._normal[-length:]!r} may be a repetition, or what comes next")
         if self._told >= TOLD_WORDS:
@@ -231,13 +234,11 @@ class Seam:
             raise NoSeam("the end of the text repeats itself, so that it fits in more than one place")
 
     def _doubtful(self, length: int) -> bool:
-        """Whether the few words at the beginning, which are the last of the text too, may be a repetition. Marks alone are none, and
-        neither is a single small letter within a word."""
+        """Whether the few characters at the beginning, which are the last of the text too, may be a repetition. Marks are none
+        (`))`), but at the beginning of a line."""
         again = self._normal[-length:]
-        if not any(char.isalnum() for char in again):
-            return False
-        goes_on = length < len(self._seen) and not _begins(self._more, self._where[length])
-        return not goes_on or length > 1 or self._more.lstrip()[0].isupper()
+        line = "".join(self._said.rstrip().rpartition("\n")[2].split())
+        return len(line) <= length or any(char.isalnum() for char in again)
 
     # --- no repetition ------------------------------------------------------------------------------------------------
 
