@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -313,3 +315,23 @@ def test_both_faces_have_the_same_methods() -> None:
     assert {name for name in vars(AsyncClient) if not name.startswith("_")} - {"aclose", "engine"} == {
         name for name in vars(Client) if not name.startswith("_")
     } - {"close", "portal"}
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ({"timeout": 0}, "timeout must be seconds above 0, not 0"),
+        ({"timeout": float("nan")}, "timeout must be seconds above 0, not nan"),
+        ({"tools": [3]}, "a tool is a function or a headrace.Tool, not int: 3"),
+        ({"prompt": 5}, "a prompt is a string, parts, or messages, not int: 5"),
+        ({"model": 5}, "a model is a route, provider/model, or a list of them, not int: 5"),
+    ],
+)
+def test_a_wrong_argument_is_named(settings: headrace.Settings, call: dict[str, Any], said: str) -> None:
+    """What it is, the value, and what it should be; whole and streamed, before anything is sent."""
+    given: dict[str, Any] = {"model": "smart", "prompt": "hi"} | call
+    with headrace.Client(settings) as llm:
+        with pytest.raises((headrace.InvalidRequest, TypeError), match=re.escape(said)):
+            llm.chat(**given)
+        with pytest.raises((headrace.InvalidRequest, TypeError), match=re.escape(said)), llm.stream(**given):
+            pass

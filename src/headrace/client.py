@@ -203,6 +203,8 @@ class AsyncClient:
             RequestError: The request itself is at fault.
         """
 
+        _must_be_time(timeout)
+
         async def begin(
             levels: Levels | Filled, seconds: float | None, tagged: Mapping[str, str] | None
         ) -> Rounds[T]:
@@ -268,6 +270,7 @@ class AsyncClient:
         that of all rounds. With `output=` it comes when it is valid, and so do its errors; `partials` has what grows before."""
 
         async def rounds() -> Rounds[T]:
+            _must_be_time(timeout)
             return await self._rounds(
                 model,
                 prompt,
@@ -564,6 +567,11 @@ class AsyncClient:
         return self.engine.levels(own if own is not None else model, dialect)
 
 
+def _must_be_time(timeout: float | None) -> None:
+    if timeout is not None and not timeout > 0:
+        raise InvalidRequest(f"timeout must be seconds above 0, not {timeout!r}", param="timeout")
+
+
 def _told(model: Levels | Filled, prompt: Prompt | Filled | None) -> tuple[Levels, Prompt, Filled | None]:
     """Model, words, and the filled prompt among the arguments."""
     filled = model if isinstance(model, Filled) else prompt if isinstance(prompt, Filled) else None
@@ -651,9 +659,6 @@ def _config(filled: Filled) -> dict[str, Any]:
 
 
 async def _messages(prompt: Prompt, system: str | None) -> tuple[Message, ...]:
-    reads_files = not isinstance(prompt, str) and any(isinstance(part, Path) for part in prompt)
+    reads_files = isinstance(prompt, Sequence) and any(isinstance(part, Path) for part in prompt)
     make = functools.partial(as_messages, prompt, system)
     return await asyncio.to_thread(make) if reads_files else make()
-
-
-# --- the synchronous face ---------------------------------------------------------------------------------------------

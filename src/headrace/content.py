@@ -118,6 +118,10 @@ def as_messages(prompt: Prompt, system_text: str | None = None) -> tuple[Message
     front = () if system_text is None else (system(system_text),)
     if isinstance(prompt, str):
         return (*front, user(prompt))
+    if not isinstance(prompt, Sequence):
+        raise InvalidRequest(
+            f"a prompt is a string, parts, or messages, not {type(prompt).__name__}: {prompt!r:.80}"
+        )
     if not prompt:
         raise InvalidRequest("the prompt is empty: give a string, parts, or messages")
     turns = [item for item in prompt if isinstance(item, Message | Mapping)]

@@ -662,6 +662,10 @@ def as_route(levels: Levels, resolve: Callable[[str], Route]) -> Route:
     what may be kept the least that one of them says."""
     if isinstance(levels, str):
         return resolve(levels)
+    if not isinstance(levels, Sequence):
+        raise TypeError(
+            f"a model is a route, provider/model, or a list of them, not {type(levels).__name__}: {levels!r:.80}"
+        )
     if not levels:
         raise ValueError("a cascade needs at least one level")
     targets: list[Target] = []

@@ -655,7 +655,10 @@ class AllTargetsFailed(HeadraceError):
         self.errors = tuple(errors)
         self.retry_after_s = retry_after_s
         self._status = status
-        super().__init__(f"all {len(self.attempts)} attempts failed:\n{self.report()}")
+        count = len(self.attempts)
+        super().__init__(
+            f"{'the only attempt' if count == 1 else f'all {count} attempts'} failed:\n{self.report()}"
+        )
 
     @property
     def http_status(self) -> int:

@@ -80,6 +80,11 @@ def function_tool(function: Callable[..., object], *, name: str | None = None) -
     Raises:
         InvalidRequest: A parameter has no type hint, no JSON type, or is `*args` or positional only.
     """
+    if not callable(function):
+        raise InvalidRequest(
+            f"a tool is a function or a headrace.Tool, not {type(function).__name__}: {function!r:.80}",
+            param="tools",
+        )
     called = name or str(getattr(function, "__name__", ""))
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", called):
         raise InvalidRequest(
