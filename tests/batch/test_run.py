@@ -57,6 +57,18 @@ def test_limits_and_outages_are_waited_out() -> None:
         assert llm.clock.now() > 20
 
 
+def test_a_route_with_its_own_limit_loses_no_row(tmp_path: Path) -> None:
+    """Places compete for one request a second, and none that lost too often fails; no request is sent in vain."""
+    path = tmp_path / "headrace.toml"
+    path.write_text('[routes.narrow]\ncascade = ["openai/m"]\nlimits = { rpm = 60 }\n')
+    settings = headrace.load(path, environ={"OPENAI_API_KEY": "k"})
+    with headrace.fake(lambda request: Answer(request.text, first_delay_s=0.5), settings=settings) as llm:
+        result = llm.map("narrow", [str(n) for n in range(300)])
+        assert [one.text for one in result] == [str(n) for n in range(300)]
+        assert len(llm.provider.requests) == 300
+        assert 235 <= llm.clock.now() <= 260  # 60 at once, then one a second
+
+
 def test_what_fails_for_good_has_a_reason_and_can_be_retried() -> None:
     """A bad request and an answer of no use fail once, the others go on; only they are asked again."""
     bad: dict[str, Answer | Fault] = {"3": Status(400, message="no"), "5": Answer("junk")}

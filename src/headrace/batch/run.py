@@ -155,12 +155,14 @@ class Run(Generic[T]):
 
 @dataclass(slots=True)
 class _Todo:
-    """A row that is not done; `tried` times begun, for `cost` nano-dollars and `attempts` requests so far."""
+    """A row that is not done; `tried` times begun, for `cost` nano-dollars and `attempts` requests so far. When a limit last refused it,
+    `served` rows had been answered."""
 
     number: int
     row: Row
     asked: str
     tried: int = 0
+    served: int = 0
     cost: Nanodollars | None = 0
     attempts: int = 0
 
@@ -197,7 +199,7 @@ async def run_rows(
     Args:
         job: What all rows share, for their digests.
         retry_failed: Also those that failed in an earlier run.
-        tries: How often a row is begun, 1 or more.
+        tries: How often a row is begun, 1 or more; not counted where a rate limit refused it and let others through.
         report: Hears how far it is, after each row.
 
     Raises:
@@ -294,8 +296,13 @@ class _Loop:
             wait = getattr(again.error, "retry_after_s", None)
             if again.limited:
                 self.pace.limited(now, wait, refused=True)
+                if (
+                    self.journal.ok > todo.served
+                ):  # the limit lets rows through, others for now: no try is lost
+                    todo.served = self.journal.ok
+                    todo.tried -= 1
             if todo.tried < self.tries:
-                backoff = AGAIN_S * 2.0 ** (todo.tried - 1) if wait is None else wait
+                backoff = AGAIN_S * 2.0 ** max(0, todo.tried - 1) if wait is None else wait
                 due = now + min(backoff, LONGEST_AGAIN_S)
                 heapq.heappush(self.waiting, (due, next(self._order), todo))
                 return
