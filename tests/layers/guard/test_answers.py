@@ -224,6 +224,19 @@ def test_a_tools_arguments_are_looked_at(gate: Gate) -> None:
     assert b"evil.example/" not in got.body and b"a link to evil.example" in got.body
 
 
+@streamed
+def test_no_second_answer_passes_unseen(gate: Gate, stream: bool) -> None:
+    """Only one answer is looked at: where it may be withheld, more are refused before anyone is asked; where it is flagged, it is said."""
+    for route in ("tight", "judged"):
+        got = gate.post("openai", asked(route, n=2, stream=stream))
+        assert got.status == 400 and got.json["error"]["param"] == "n", got.body
+        assert "one answer at a time" in got.json["error"]["message"]
+    assert not gate.provider.requests
+    assert gate.post("openai", asked("tight", n=1, stream=stream)).status == 200
+    got = gate.post("openai", asked("lenient", n=2, stream=stream))
+    assert got.headers["x-headrace-warnings"] == "guard: only the first answer is looked at"
+
+
 def test_a_stream_that_breaks_is_broken_as_ever(gate: Gate) -> None:
     """What was held is looked at and given out, then the error of the stream."""
     gate.provider.script(CutStream(after=2, answer=Answer(chunks=["one ", "two", "three"])))

@@ -21,7 +21,7 @@ from headrace.call import Call
 from headrace.clock import Clock, timeout_at
 from headrace.dialects.openai_chat.embeddings import NAME as EMBEDDINGS
 from headrace.dialects.texts import change_body, in_json
-from headrace.errors import AnswerBlocked, HeadraceError, RequestBlocked
+from headrace.errors import AnswerBlocked, HeadraceError, InvalidRequest, RequestBlocked
 from headrace.guards import Finding, Judge, Judgement, Redactor, Restorer, Values, find_injections
 from headrace.guards.judge import Side
 from headrace.guards.outgoing import Violation
@@ -98,6 +98,8 @@ class Guard:
             policy = request.route.guard
             if policy is None or request.call.purpose != "answer":
                 return await inner(request)
+            if policy.answer is not None or policy.judge_answers:
+                _only_one(request, policy)
             await self._search(request.body, policy)
             body, values = self.redacted(request.body, policy, request.call)
             if policy.injections != "off":
@@ -308,6 +310,21 @@ def _found(rules: AnswerPolicy, call: Call) -> Callable[[Violation], None]:
         )
 
     return tell
+
+
+def _only_one(request: Request, policy: GuardPolicy) -> None:
+    """Of several answers only the first is looked at. Raises `InvalidRequest` where the others may not be given out unseen."""
+    asked = _answers(request.body)
+    if asked > 1 and (
+        policy.judge_answers or (policy.answer is not None and policy.answer.action == "block")
+    ):
+        raise InvalidRequest(
+            f"n is {asked}, but the route {request.route.name} looks at what is answered, one answer at a time: "
+            "leave out n and ask again for each",
+            param="n",
+        )
+    if asked > 1:
+        request.call.warn("guard: only the first answer is looked at")
 
 
 def _answers(body: Body) -> int:
