@@ -113,7 +113,7 @@ def _count(tokens: int | None) -> str:
     return "unknown" if tokens is None else f"{tokens:,}"
 
 
-@models.command("local")
+@models.command("local", short_help="List those that run on this machine.")
 @options.config_file
 @options.as_json
 def local(path: Path | None, as_json: bool) -> None:
@@ -167,7 +167,7 @@ def local(path: Path | None, as_json: bool) -> None:
     console.line("fetch one with: headrace models pull NAME")
 
 
-@models.command("pull")
+@models.command("pull", short_help="Fetch one, and verify it.")
 @click.argument("name", required=False)
 @options.config_file
 @options.as_json
