@@ -37,6 +37,9 @@ cascade = ["oai/gpt"]
 [routes.anew]
 cascade = ["oai/gpt", "ant/claude"]
 mid_stream = "restart"
+[routes.onward]
+cascade = ["oai/gpt", "ant/claude"]
+mid_stream = "continue"
 [prices."oai/gpt"]
 input_usd_per_mtok = "1"
 output_usd_per_mtok = "2"
@@ -162,6 +165,18 @@ def test_text_of_two_answers_is_never_joined(provider: FakeProvider, settings: h
         assert (caught.value.target, caught.value.reason) == ("ant/claude", "malformed")
         assert "".join(stream) == "five six seven"
         assert stream.final.text == "five six seven"
+
+
+def test_a_text_that_broke_off_is_continued(provider: FakeProvider, settings: headrace.Settings) -> None:
+    """Iterating gives one text, whoever wrote it; both attempts are on the answer."""
+    text = "Water boils at a lower temperature on a mountain, since the air presses less upon it there."
+    provider.on("gpt", CutStream(after=9, answer=Answer(text)))
+    provider.on("claude", Answer(text))
+    with Client(settings) as llm, llm.stream("onward", "Why?") as stream:
+        assert "".join(stream) == text
+        assert stream.final.text == text
+        assert [str(attempt.target) for attempt in stream.final.attempts] == ["oai/gpt", "ant/claude"]
+        assert any("ant/claude went on" in warning for warning in stream.final.warnings)
 
 
 def test_who_ignores_a_restart_has_a_broken_stream(

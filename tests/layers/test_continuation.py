@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from tests.layers.test_cascade import A, B, request
 
+from headrace.budget import Account, bound
 from headrace.errors import ConnectFailed, ProviderUnavailable, StreamBroken
 from headrace.handler import Body, Handler, Request, assemble, stack
 from headrace.layers.cascade import Cascade
@@ -19,7 +20,7 @@ from headrace.layers.ledger import Ledger
 from headrace.layers.retry import Retry
 from headrace.layers.seam import anchor
 from headrace.layers.timeout import Timeout
-from headrace.testing import ManualClock, Play, ScriptedHandler, Wait, run
+from headrace.testing import ManualClock, Play, ScriptedHandler, Wait, make_request, run
 from headrace.types import (
     BlockStart,
     BlockStop,
@@ -319,6 +320,17 @@ def test_a_caller_who_leaves_while_the_seam_is_sought_leaves_nothing() -> None:
     run(main(), house.clock)
     assert house.provider.open_streams == 0
     assert [row.outcome for row in house.rows] == ["broken", "cancelled"]
+
+
+def test_a_budget_reserves_the_text_so_far_too() -> None:
+    """The attempt that goes on sends more than the caller did."""
+    asked = make_request("hi")
+    account: Any = Account(None, (), (), asked.body, downgrade=False)  # type: ignore[arg-type]  # nothing is reserved here
+    asked = msgspec.structs.replace(asked, account=account)
+    more = msgspec.structs.replace(
+        asked, body=Body(chat=continued(asked.body.chat, WHOLE * 9, prefill=True)), said=WHOLE * 9
+    )
+    assert bound(more, None)[1].tokens > bound(asked, None)[1].tokens + 100
 
 
 def test_the_request_to_go_on() -> None:
