@@ -112,6 +112,10 @@ def test_sdks_raise_their_own_error_for_another_body(gate: Gate) -> None:
     with pytest.raises(anthropic.UnprocessableEntityError, match="use a new key"):
         gate.ant.messages.create(model="openai/m", max_tokens=9, messages=ho, extra_headers=extra)
     assert len(gate.provider.requests) == 1
+    # Good in both dialects: it is another request all the same.
+    both = ask("anthropic", "openai/m")
+    assert keyed(gate, "openai", both, "other-dialect").status == 200
+    assert keyed(gate, "anthropic", both, "other-dialect").status == 422
 
 
 def test_the_scope_is_the_key(gate: Gate) -> None:
@@ -257,6 +261,9 @@ def test_the_time_of_an_answer_is_over(tmp_path: Path) -> None:
             keyed(gate, "openai", ask("openai", "openai/m"), "k")
             time.sleep(0.06)
             assert "idempotent-replayed" not in keyed(gate, "openai", ask("openai", "openai/m"), "k").headers
+            time.sleep(0.06)
+        with gated(provider, tmp_path, text) as gate:
+            assert gate.run(gate.engine.store.purge_answers(None, None)) == 0, "a start deletes what is over"
 
 
 def test_a_route_that_keeps_nothing_is_not_asked_twice(tmp_path: Path) -> None:

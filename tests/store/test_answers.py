@@ -65,6 +65,18 @@ def test_an_answer_is_kept_until_its_time(with_store: Any) -> None:
     with_store(body)
 
 
+def test_what_is_over_goes_with_the_next_answer(with_store: Any) -> None:
+    """No later than that; what is not over stays."""
+
+    async def body(store: Store) -> None:
+        for key, now in (("k1", 100.0), ("k2", 400.0), ("k3", 600.0)):
+            await store.claim_answer(ticket(key), now, now + 60.0)
+            await store.keep_answer(ticket(key), b"x", now=now, until=now + 400.0, most=MOST)
+        assert await store.purge_answers(None, None) == 2
+
+    with_store(body)
+
+
 def test_the_oldest_answers_make_room(with_store: Any) -> None:
     """Of 10 answers of 100 bytes 350 bytes keep the last 3; the others say why they are not there, and none is asked again."""
 

@@ -7,7 +7,18 @@ from collections.abc import Callable
 
 from headrace.tickets import NO_ROOM, AnswerRow, Claimed, Ticket, judge
 
-__all__ = ["claim", "count", "expire", "keep", "purge", "release"]
+__all__ = ["claim", "count", "expire", "keep", "look", "purge", "release"]
+
+
+def look(
+    connection: sqlite3.Connection, ticket: Ticket, now: float, holder: str, lives: Callable[[str], bool]
+) -> Claimed | None:
+    """What a request finds, as far as it can be said without the lock: what was answered, and what another process than `holder` has."""
+    row = _row(connection, ticket)
+    if row is None or not (row.answered or row.holder != holder):
+        return None
+    claimed = judge(row, ticket.fingerprint, now, lives)
+    return claimed if (row.answered and claimed.state != "mine") or claimed.state == "theirs" else None
 
 
 def claim(
@@ -19,11 +30,7 @@ def claim(
     lives: Callable[[str], bool],
 ) -> Claimed:
     """Take the request until wall time `until`, unless somebody has it or it was answered."""
-    found = connection.execute(
-        "SELECT fingerprint, token, holder, until_wall, answered, body, why FROM kept_answers WHERE key = ?",
-        (ticket.key,),
-    ).fetchone()
-    claimed = judge(None if found is None else AnswerRow(*found), ticket.fingerprint, now, lives)
+    claimed = judge(_row(connection, ticket), ticket.fingerprint, now, lives)
     if claimed.state == "mine":
         connection.execute("DELETE FROM kept_answers WHERE key = ?", (ticket.key,))
         connection.execute(
@@ -31,6 +38,14 @@ def claim(
             (ticket.key, ticket.fingerprint, ticket.token, holder, until, ticket.tenant, ticket.user),
         )
     return claimed
+
+
+def _row(connection: sqlite3.Connection, ticket: Ticket) -> AnswerRow | None:
+    found = connection.execute(
+        "SELECT fingerprint, token, holder, until_wall, answered, body, why FROM kept_answers WHERE key = ?",
+        (ticket.key,),
+    ).fetchone()
+    return None if found is None else AnswerRow(*found)
 
 
 def keep(

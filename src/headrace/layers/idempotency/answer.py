@@ -108,8 +108,7 @@ def _streamed(dialect: Dialect, request: Request, frames: list[Frame]) -> bytes:
     ours = False
     for frame in frames:
         if frame.raw is not None and frame.dialect == dialect.name and not _is_whole(frame):
-            if not frame.hidden:
-                pieces.append(frame.raw)
+            pieces.append(frame.raw)  # hidden ones too: who did not ask for them has them hidden again
         else:
             ours = True
             pieces += [encoder.feed(event) for event in frame.events if type(event) is not End]

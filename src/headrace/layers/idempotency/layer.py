@@ -91,6 +91,7 @@ class Idempotency:
         self._new_token = new_token
         self._timer: Timer | None = None
         self._last_until = 0.0
+        store.expire_answers(clock.wall())
 
     def __call__(self, inner: Handler) -> Handler:
         def handle(request: Request) -> Pending:
