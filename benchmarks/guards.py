@@ -1,5 +1,8 @@
 """How often the guards are right, by kind, and what they cost: `guards.py [--corpora FOLDER] [--errors SET] [--json]`.
 
+`guards.py --splits` cuts a streamed answer at every two places and sends it through a gateway, in every pair of dialects: it counts the answers that
+are not what they should be, and the requests that left with a value.
+
 The labelled texts are in `guard_texts/`: those that the finders were tuned on, and those that were held out. A value counts as found when exactly
 its characters were; what was found beside a value, or only in part, counts as wrong. All kinds are looked for at once, as on a route.
 Values of cards and accounts are public test numbers; secrets are made up anew in each run from a fixed seed.
@@ -15,13 +18,17 @@ import json
 import random
 import re
 import string
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from headrace.clock import SystemClock
 from headrace.dialects import by_name
@@ -30,6 +37,7 @@ from headrace.guards.personal import is_iban, is_luhn
 from headrace.handler import Body, GuardPolicy, Request
 from headrace.layers.guard import Guard
 from headrace.layers.guard.restored import Restored
+from headrace.testing import Answer, FakeProvider, Received
 from headrace.types import Delta, Frame
 
 TEXTS = Path(__file__).parent / "guard_texts"
@@ -245,6 +253,75 @@ def costs(prose: str, results: str) -> dict[str, float]:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
+SPLIT = "To [EMAIL_1], card [CARD_1] [EMAIL_2]."
+PUT_BACK = "To ann@example.com, card 4111 1111 1111 1111 [EMAIL_2]."
+
+
+def splits(step: int = 1) -> list[dict[str, Any]]:
+    """By client and provider: streams, wrong answers, requests in which a value left. `step` takes only so many of the second places."""
+    cuts = [(a, b) for a in range(len(SPLIT) + 1) for b in range(a, len(SPLIT) + 1, step)]
+    left = 0
+
+    def say(request: Received) -> Answer:
+        nonlocal left
+        left += any(value in request.body for value in (b"ann@", b"4111"))
+        first, second = map(int, request.text.split()[-2:])
+        return Answer(chunks=[part for part in (SPLIT[:first], SPLIT[first:second], SPLIT[second:]) if part])
+
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder, FakeProvider(keep_requests=False) as provider:
+        provider.default = say
+        Path(folder, "headrace.toml").write_text(
+            f'[providers.openai]\ndialect = "openai-chat"\nbase_url = "{provider.base_url}"\n'
+            f'[providers.anthropic]\ndialect = "anthropic"\nbase_url = "{provider.anthropic_url}"\n'
+            '[keys.one]\nvalue = "hr-splits-0123456789abcdef"\n[store]\npath = ":memory:"\n'
+            '[guard]\nredact = ["email", "card"]\n'
+        )
+        command = [sys.executable, "-m", "headrace", "serve", "--port", "0", "--json"]
+        with subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as served:
+            assert served.stdout is not None
+            where = urlsplit(json.loads(served.stdout.readline())["url"])
+            try:
+                for client, path in (("openai", "/v1/chat/completions"), ("anthropic", "/v1/messages")):
+                    for target in ("openai", "anthropic"):
+                        left, connection = 0, HTTPConnection(where.hostname or "", where.port)
+                        wrong = sum(_split(connection, path, target, cut) != PUT_BACK for cut in cuts)
+                        rows.append(
+                            {
+                                "client": client,
+                                "provider": target,
+                                "streams": len(cuts),
+                                "wrong": wrong,
+                                "left": left,
+                            }
+                        )
+                        connection.close()
+            finally:
+                served.kill()
+    return rows
+
+
+def _split(connection: HTTPConnection, path: str, target: str, cut: tuple[int, int]) -> str:
+    """The text of one stream."""
+    asked = f"I am ann@example.com, card 4111 1111 1111 1111. {cut[0]} {cut[1]}"
+    body = {
+        "model": f"{target}/m",
+        "max_tokens": 99,
+        "stream": True,
+        "messages": [{"role": "user", "content": asked}],
+    }
+    connection.request("POST", path, json.dumps(body), {"authorization": "Bearer hr-splits-0123456789abcdef"})
+    text = ""
+    for line in connection.getresponse().read().decode().splitlines():
+        if line.startswith("data: {"):
+            event = json.loads(line[6:])
+            text += "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))
+            text += event["delta"].get("text", "") if event.get("type") == "content_block_delta" else ""
+    return text
+
+
 def table(head: list[str], rows: list[list[object]]) -> None:
     """Columns as wide as they need."""
     cells = [head, *([("-" if cell is None else str(cell)) for cell in row] for row in rows)]
@@ -263,7 +340,17 @@ def main() -> int:
         "--errors", choices=(*SETS, "corpora"), help="print what was missed and what was wrong"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    parser.add_argument(
+        "--splits", action="store_true", help="cut streams at every two places, and nothing else"
+    )
     options = parser.parse_args()
+    if options.splits:
+        rows = splits()
+        if options.json:
+            print(json.dumps(rows, indent=1))
+        else:
+            table([*rows[0]], [[*row.values()] for row in rows])
+        return int(any(row["wrong"] or row["left"] for row in rows))
     report: dict[str, Any] = {"kinds": {}, "injections": {}, "corpora": {}}
     scores = {name: judge(name) for name in SETS}
     injections = judge_injections()
@@ -301,11 +388,11 @@ def main() -> int:
         return 0
     for name in SETS:
         print(f"Values by kind, {name.replace('_', ' ')} texts")
-        rows: list[list[object]] = [
+        lines: list[list[object]] = [
             [kind, *figures.values()]
             for kind, figures in (*report["kinds"][name].items(), ("injection", report["injections"][name]))
         ]
-        table(["kind", "values", "found", "precision", "recall"], rows)
+        table(["kind", "values", "found", "precision", "recall"], lines)
     if report["corpora"]:
         print("Real texts")
         table(

@@ -54,3 +54,10 @@ def test_what_is_found_in_part_is_wrong() -> None:
     score = guards.Score(right=3, missed=["a"], wrong=["b", "c"])
     assert score.figures() == {"values": 4, "found": 5, "precision": 0.6, "recall": 0.75}
     assert guards.Score().figures() == {"values": 0, "found": 0, "precision": None, "recall": None}
+
+
+def test_no_cut_of_a_stream_hides_a_placeholder() -> None:
+    """Through a gateway, in every pair of dialects: the short version of `--splits`."""
+    rows = guards.splits(step=9)
+    assert len(rows) == 4 and all(row["streams"] > 90 for row in rows)
+    assert all((row["wrong"], row["left"]) == (0, 0) for row in rows), rows
