@@ -119,12 +119,13 @@ def measure(
     grown = resident() - before
     times: dict[str, list[float]] = {"miss": [], "hit": []}
     for text in asked[:50]:
-        cache.find(read_key(request(text, policy), policy), policy)
+        asked = request(text, policy)
+        cache.find(read_key(asked, policy), policy, asked.route)
     for text in asked:
         made = request(text, policy)
         started = time.thread_time()
         key = read_key(made, policy)
-        found, cached = cache.find(key, policy)
+        found, cached = cache.find(key, policy, request(text, policy).route)
         spent = time.thread_time() - started
         if cached.why != "":
             continue

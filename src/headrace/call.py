@@ -138,6 +138,7 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
         p, tau: The probability that the answer is right, and the least that is served; of the semantic tier.
         state: Where `tau` comes from: `prior`, `certified`, `infeasible` or `shadow`; `scored` or `judged` where a part of one's own decided.
         vetoes: The nearest entries that a guard turned down, as `guard` each.
+        audit: `right` or `wrong` where `entry` would have been given, was not for the sake of an audit, and the fresh answer has come.
         saved: Nano-dollars that asking would have cost, None where unknown; `saved_s` the seconds that the first answer took.
     """
 
@@ -150,6 +151,7 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
     tau: float | None = None
     state: str = ""
     vetoes: tuple[str, ...] = ()
+    audit: str = ""
     saved: Nanodollars | None = None
     saved_s: float = 0.0
 
@@ -164,6 +166,7 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
             ("p", "" if self.p is None else f"{self.p:.4f}"),
             ("tau", "" if self.tau is None else f"{self.tau:.4f}"),
             ("veto", ",".join(self.vetoes)),
+            ("audit", self.audit),
         ]
         if self.tier:
             said += [("age", int(self.age_s)), ("saved-usd", format_usd(self.saved))]

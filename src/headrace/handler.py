@@ -199,6 +199,8 @@ class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         semantic: Answers may be served to questions that are worded differently.
         max_wrong: The share of answers so served that may be wrong, from 0 (none are served) to 0.5.
+        audit: The share of answers found by likeness that are asked for anyway, by lot, to learn how many are right.
+        shadow: None is served by likeness; all that would be are asked for and compared.
         ttl_s: How long an answer lives; `volatile_ttl_s` one to a question about weather, news or "today"; `fallback_ttl_s` one
             that came from below the first level of the cascade.
         max_temperature: A request that states a higher temperature wants variety and is not answered from the cache.
@@ -210,6 +212,8 @@ class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     semantic: bool = False
     max_wrong: float = 0.01
+    audit: float = 0.02
+    shadow: bool = False
     ttl_s: float = 86_400.0
     volatile_ttl_s: float = 60.0
     fallback_ttl_s: float = 300.0

@@ -342,7 +342,10 @@ def test_lifetimes() -> None:
                     request = house.request(text, targets=targets)
                     key = house.cache._key(request, house.policy)
                     assert key is not None
-                    assert (house.cache.find(key, house.policy)[0] is not None) == hit, (text, wait)
+                    assert (house.cache.find(key, house.policy, request.route)[0] is not None) == hit, (
+                        text,
+                        wait,
+                    )
 
     run(main(), house.clock)
 
@@ -423,9 +426,10 @@ def test_tenants_never_meet() -> None:
             house.cache.keep(key, house.policy, house.request(text), [[Frame((Complete(answer()),))]])
         system = [{"role": "system", "content": "Be rude."}]
         crossed = found = 0
+        route = house.request().route
         others: list[dict[str, Any]]
         for number, text in enumerate(texts):
-            found += house.cache.find(key_of(text, tenant="acme"), house.policy)[0] is not None
+            found += house.cache.find(key_of(text, tenant="acme"), house.policy, route)[0] is not None
             others = [
                 {"tenant": "other"},
                 {"tenant": None},
@@ -433,7 +437,7 @@ def test_tenants_never_meet() -> None:
                 {"tenant": "acme", "targets": ("a/two",)},
             ]
             other = others[number % 4]
-            crossed += house.cache.find(key_of(text, **other), house.policy)[0] is not None
+            crossed += house.cache.find(key_of(text, **other), house.policy, route)[0] is not None
         assert (found, crossed) == (10_000, 0)
 
     run(main(), house.clock)

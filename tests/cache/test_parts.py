@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from headrace.cache.agreement import agree, mark
+from headrace.cache.audits import Audit
 from headrace.cache.entry import Entry
 from headrace.cache.guards import GUARDS, signature, veto
 from headrace.cache.index import CELL_ROWS, PROBED, VectorSlab, pack
@@ -22,7 +23,7 @@ from headrace.cache.selection import Selection
 from headrace.cache.shelf import Shelf
 from headrace.cache.shift import Shift
 from headrace.cache.spelling import mended
-from headrace.cache.stores.sqlite import APPLICATION_ID, SQLiteEntries, beside, purge, read
+from headrace.cache.stores.sqlite import APPLICATION_ID, SQLiteEntries, beside, purge, read, read_audits
 from headrace.cache.text import canonical
 from headrace.cache.verifier import FEATURES, Verifier, features
 from headrace.encoder import Encoder
@@ -351,7 +352,7 @@ def test_processes_that_share_a_file_follow_each_other(tmp_path: Path) -> None:
     one, two = SQLiteEntries(tmp_path / "x.cache.db"), SQLiteEntries(tmp_path / "x.cache.db")
     one.load(0.0)
     two.load(0.0)
-    two.follow(lambda new, gone: told.append(([entry.id for entry in new], gone)))
+    two.follow(lambda new, gone, _: told.append(([entry.id for entry in new], gone)))
 
     async def main() -> None:
         one.put(entry("first"))
@@ -395,3 +396,31 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
     assert kept.load(0.0) == []
     kept.close()
     assert (tmp_path / "x.cache.db.damaged").exists()
+
+
+def test_audits_outlive_the_process_and_reach_the_others(tmp_path: Path) -> None:
+    """Those of another worker are told once, one's own never; a new process begins with all."""
+    path = tmp_path / "x.cache.db"
+    heard: list[list[Audit]] = []
+    one, two = SQLiteEntries(path), SQLiteEntries(path)
+    one.load(0.0)
+    two.load(0.0)
+    one.follow(lambda new, gone, audits: heard.append([Audit("mine", b"", 0.0, True, 0.0)]))
+    two.follow(lambda new, gone, audits: heard.append(audits))
+    said = [Audit("faq", b"made", 0.98, right, 5.0) for right in (True, False)]
+
+    async def main() -> None:
+        for audit in said:
+            one.audit(audit)
+        assert one.flush() and two.flush()
+        two.on_loop()
+        one.on_loop()
+        assert [audit for batch in heard for audit in batch] == said
+
+    asyncio.run(main())
+    one.close()
+    two.close()
+    three = SQLiteEntries(path)
+    three.load(0.0)
+    assert three.audits == said == read_audits(path)
+    three.close()

@@ -9,6 +9,7 @@ import pytest
 from tests.cache.test_layer import House, answer
 
 from headrace.cache.index import VectorSlab
+from headrace.cache.key import Key
 from headrace.cache.layer import Cache
 from headrace.cache.match import Matcher
 from headrace.cache.shelf import Shelf
@@ -197,7 +198,7 @@ def test_an_entry_of_another_encoder_is_encoded_again(matcher: Matcher) -> None:
         other.restore([kept])
         key = other._key(home.request(ALIKE), POLICY)
         assert key is not None
-        found, cached = other.find(key, POLICY)
+        found, cached = other.find(key, POLICY, home.request().route)
         assert found is not None and cached.tier == "semantic"
 
     run(main(), home.clock)
@@ -240,7 +241,7 @@ def test_near_questions_with_other_answers_make_the_cache_careful(matcher: Match
     def p(system: str) -> float:
         key = home.cache._key(home.request(messages=messages(system, ALIKE)), POLICY)
         assert key is not None
-        _, cached = home.cache.find(key, POLICY)
+        _, cached = home.cache.find(key, POLICY, home.request().route)
         assert cached.p is not None
         return cached.p
 
@@ -257,5 +258,106 @@ def test_near_questions_with_other_answers_make_the_cache_careful(matcher: Match
                 await home.ask(messages=messages("Be brief.", asked))
         assert p("Be brief.") < before
         assert p("Be rude.") == before
+
+    run(main(), home.clock)
+
+
+def by_lot(matcher: Matcher, policy: CachePolicy, draw: float) -> House:
+    """A house whose lot is always `draw`, with scopes that no other test has taught."""
+    home = house(Matcher(matcher.encoder, matcher.verifier), policy)
+    home.cache._random = lambda: draw
+    return home
+
+
+def key_of(home: House) -> Key:
+    """Of `ALIKE`."""
+    key = home.cache._key(home.request(ALIKE), POLICY)
+    assert key is not None
+    return key
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("right", [True, False])
+def test_an_audit_asks_anyway_and_compares(matcher: Matcher, right: bool, stream: bool) -> None:
+    """The caller has the fresh answer; the attempt says why it was made; a wrong entry goes, and its neighbourhood asks for more."""
+    home = by_lot(matcher, POLICY, 0.99)
+
+    async def main() -> None:
+        home.provider.on("a/one", always="Open the app.")
+        await home.ask(ASKED)
+        (entry,) = home.cache.shelf
+        before = home.cache.near(key_of(home))[0].p
+        home.provider.on("a/one", always="Open the app." if right else "Call your branch on Monday.")
+        reply, call = await home.ask(ALIKE, stream=stream)
+        assert reply.text == ("Open the app." if right else "Call your branch on Monday.")
+        assert call.cache == "miss" and call.attempts[0].purpose == "audit"
+        cached = call.cached
+        assert cached is not None
+        assert (cached.why, cached.entry, cached.state) == ("audited", entry.id, "prior")
+        assert cached.audit == ("right" if right else "wrong")
+        assert home.cache.counts.audits == {cached.audit: 1}
+        assert (home.cache.shelf.get(entry.id) is not None) == right
+        ruling = home.cache.ruling(home.request().route, POLICY)
+        assert (ruling.audits, ruling.wrong) == (1, 0 if right else 1)
+        home.cache.shelf.put(entry)
+        home.cache.shelf.remove([one.id for one in home.cache.shelf if one.id != entry.id])
+        after = home.cache.near(key_of(home))[0].p
+        assert before is not None and after is not None
+        assert after < before - 0.05 if not right else after >= before
+
+    run(main(), home.clock)
+
+
+def test_most_hits_are_not_audited(matcher: Matcher) -> None:
+    """A lot below the share's edge serves; `audit = 0` audits none."""
+    for policy, draw in ((POLICY, 0.97), (msgspec.structs.replace(POLICY, audit=0.0), 0.9999)):
+        home = by_lot(matcher, policy, draw)
+
+        async def main(home: House = home) -> None:
+            await home.ask(ASKED)
+            _, call = await home.ask(ALIKE)
+            assert call.cache == "hit-semantic"
+
+        run(main(), home.clock)
+
+
+def test_in_shadow_nothing_is_given_and_all_is_compared(matcher: Matcher) -> None:
+    """The exact tiers go on."""
+    home = by_lot(matcher, msgspec.structs.replace(POLICY, shadow=True), 0.0)
+
+    async def main() -> None:
+        await home.ask(ASKED)
+        _, call = await home.ask(ALIKE)
+        assert call.cache == "miss" and call.cached is not None
+        assert (call.cached.state, call.cached.audit) == ("shadow", "right")
+        _, call = await home.ask(ALIKE)
+        assert call.cache == "hit-exact"
+
+    run(main(), home.clock)
+
+
+def test_wrong_audits_turn_the_tier_off_and_a_failed_comparison_is_only_a_miss(matcher: Matcher) -> None:
+    """Three wrong in a row: infeasible. A comparison that raises leaves the caller's answer alone and says nothing."""
+    home = by_lot(matcher, POLICY, 0.99)
+
+    class Broken(Matcher):
+        def same(self, *_: Any) -> bool:
+            raise RuntimeError("boom")
+
+    async def main() -> None:
+        for number, thing in enumerate(("card", "phone", "router")):
+            home.provider.on("a/one", always=f"Answer {number}.")
+            await home.ask(f"How do I activate my new {thing}?")
+            home.provider.on("a/one", always=f"Call branch {number + 10} on Monday instead.")
+            _, call = await home.ask(f"how can I activate the new {thing}")
+            assert call.cached is not None and call.cached.audit == "wrong"
+            assert home.cache.ruling(home.request().route, POLICY).state == (
+                "infeasible" if number == 2 else "prior"
+            )
+        home.cache.likeness = Broken(matcher.encoder, matcher.verifier)
+        await home.ask("How do I open a savings account?")
+        reply, call = await home.ask("how can I open the savings account")
+        assert reply.text and call.cached is not None
+        assert (call.cached.why, call.cached.audit, home.cache.failures) == ("audited", "", 1)
 
     run(main(), home.clock)

@@ -178,11 +178,11 @@ class Aided:
             key = cache.rekeyed(request, policy, text) if text else None
             if key is not None and key.bypass is None:
                 self._key = msgspec.structs.replace(key, exact=self._key.exact)
-                entry, cached = cache.find(key, policy)
+                entry, cached = cache.find(key, policy, route)
                 request.call.cached = cached
                 if entry is not None:
                     return entry, cached
-        if not policy.semantic or policy.max_wrong <= 0:
+        if not policy.semantic or policy.max_wrong <= 0 or policy.shadow:
             return None
         near = [near for near in cache.near(self._key) if near.veto is None]
         if not near or self._key.text is None:

@@ -17,7 +17,8 @@ class Counts:
         results: By `exact`, `canonical`, `semantic`, `flight`, `miss`, `bypass`.
         reasons: Why the cache was passed by, or why likeness was not asked.
         vetoes: Near entries that a guard turned down, by guard.
-        states: What the semantic tier decided under: `prior`, `infeasible`.
+        states: What the semantic tier decided under: `prior`, `certified`, `infeasible`, `shadow`.
+        audits: Comparisons of fresh answers with entries that would have been given: `right`, `wrong`.
         refused: Answers that were not kept, by reason.
         saved: Nano-dollars of the answers that were given again, where known; `saved_s` the seconds that they had taken.
     """
@@ -27,6 +28,7 @@ class Counts:
         self.reasons: Counter[str] = Counter()
         self.vetoes: Counter[str] = Counter()
         self.states: Counter[str] = Counter()
+        self.audits: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.saved = 0
         self.saved_s = 0.0
@@ -52,6 +54,7 @@ class Counts:
             "reasons": dict(self.reasons),
             "vetoes": dict(self.vetoes),
             "states": dict(self.states),
+            "audits": dict(self.audits),
             "not_kept": dict(self.refused),
             "saved_usd": format_usd(self.saved),
             "saved_s": round(self.saved_s, 3),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec import Struct
 
+from headrace.cache.bound import Bound, Ruling
 from headrace.cache.entry import Entry
 from headrace.cache.index import VectorSlab
 from headrace.cache.key import Key, is_personal
@@ -15,7 +16,7 @@ from headrace.cache.match import Candidate, Matcher
 from headrace.cache.shelf import Shelf
 from headrace.cache.text import canonical
 
-__all__ = ["Verdict", "explain"]
+__all__ = ["Verdict", "explain", "prior"]
 
 SHOWN = 16
 
@@ -39,10 +40,17 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 
 def explain(
-    question: str, entries: Iterable[Entry], matcher: Matcher, *, max_wrong: float, wall: float
+    question: str,
+    entries: Iterable[Entry],
+    matcher: Matcher,
+    *,
+    max_wrong: float,
+    wall: float,
+    rulings: Mapping[str, Ruling] | None = None,
 ) -> list[Verdict]:
     """The verdict on the entries that are nearest to `question`, the nearest first, at the time `wall`; each as if it were asked in the
-    entry's own scope, among that scope's neighbours. An entry is never given outside it.
+    entry's own scope, among that scope's neighbours. An entry is never given outside it. `rulings` are what holds for an entry's route; where there
+    is none, what was known for `max_wrong` before any audit.
     """
     shelf = Shelf(1 << 62, new_slab=VectorSlab)
     for entry in entries:
@@ -53,7 +61,7 @@ def explain(
             shelf.put(copy)
     key = Key(scope=b"", exact=b"", tenant="", text=question)
     against = "personal" if is_personal(question) else matcher.why_not(key)
-    tau = matcher.verifier.tau(max_wrong)
+    usual = prior(matcher, max_wrong)
     spelled = canonical(question)
     scopes = Counter(entry.scope for entry in shelf).most_common(MOST_SCOPES)
     found = [
@@ -62,12 +70,23 @@ def explain(
         for candidate in matcher.candidates(question, scope, shelf, fresh=lambda _: True)
     ]
     found.sort(key=lambda candidate: -candidate.cosine)
-    return [_verdict(candidate, spelled, against, tau, wall) for candidate in found[:SHOWN]]
+    known = rulings or {}
+    return [
+        _verdict(candidate, spelled, against, known.get(candidate.entry.route, usual), wall)
+        for candidate in found[:SHOWN]
+    ]
 
 
-def _verdict(found: Candidate, spelled: str, against: str | None, tau: float | None, wall: float) -> Verdict:
+def prior(matcher: Matcher, max_wrong: float) -> Ruling:
+    """What holds for `max_wrong` before any audit."""
+    if max_wrong <= 0:
+        return Ruling("infeasible", None, serves=False)
+    return Bound(matcher.thresholds.values(), matcher.tau(max_wrong), max_wrong).ruling()
+
+
+def _verdict(found: Candidate, spelled: str, against: str | None, ruling: Ruling, wall: float) -> Verdict:
     entry = found.entry
-    hit = False
+    hit, tau = False, ruling.tau
     if entry.expires <= wall:
         why = "expired"
     elif against == "personal":
@@ -85,6 +104,8 @@ def _verdict(found: Candidate, spelled: str, against: str | None, tau: float | N
     else:
         hit = found.p >= tau
         why = f"p {found.p:.4f} {'>=' if hit else '<'} tau {tau:.4f}"
+        if hit and not ruling.serves:
+            hit, why = False, f"{ruling.state}: {why}, and nothing is given"
     return Verdict(
         entry=entry.id,
         tenant=entry.tenant,

@@ -14,6 +14,8 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from headrace.cache.aid import Aid, Aided
+from headrace.cache.audits import Audit, Audits, Scale, made_by
+from headrace.cache.bound import Ruling
 from headrace.cache.counts import Counts
 from headrace.cache.entry import Entry, decode_reply, encode_reply, unfit
 from headrace.cache.key import Key, read_key
@@ -23,7 +25,7 @@ from headrace.cache.text import canonical
 from headrace.call import Cached, Call
 from headrace.clock import Clock
 from headrace.guards.redact import exchanger, restore
-from headrace.handler import CachePolicy, Handler, OneBatch, Request, Stream, assemble
+from headrace.handler import CachePolicy, Handler, OneBatch, Request, Route, Stream, assemble
 from headrace.singleflight import Flights
 from headrace.types import Batch, Complete, Frame
 
@@ -39,6 +41,9 @@ LONGEST_FLIGHT_S = 3_600.0
 
 RENEWED = 5_000
 """Entries whose vectors are made again at a start with another encoder: a second's work."""
+
+AUDITED = "audited"
+"""Why an entry that was found was not given."""
 
 Landed: TypeAlias = Callable[[Request, list[Batch]], None]
 
@@ -60,15 +65,18 @@ class Kept(Protocol):
 
     def purge(self, selection: Selection) -> None: ...
 
+    def audit(self, audit: Audit) -> None: ...
+
 
 class Found(msgspec.Struct, frozen=True):
-    """What likeness says: the entry to serve, None for none, with its probability; the guards that turned others down."""
+    """What likeness says: the entry to serve, None for none, with its probability; the guards that turned others down; the `nearest` that none did."""
 
     entry: Entry | None
     p: float | None
     tau: float | None
     state: str
     vetoes: tuple[str, ...]
+    nearest: Entry | None = None
 
 
 class Near(Protocol):
@@ -84,10 +92,8 @@ class Near(Protocol):
     def p(self) -> float | None: ...
 
 
-class Likeness(Protocol):
+class Likeness(Scale, Protocol):
     """The semantic tier."""
-
-    version: str
 
     def prepare(self, entry: Entry) -> None:
         """Give an entry that has a text its vector and the encoder's version."""
@@ -95,8 +101,14 @@ class Likeness(Protocol):
     def learn(self, entry: Entry, shelf: Shelf) -> None:
         """Compare the answer of a prepared entry, not yet on the shelf, with those of its neighbours."""
 
-    def find(self, key: Key, shelf: Shelf, policy: CachePolicy, *, fresh: Callable[[Entry], bool]) -> Found:
-        """The best entry of the key's scope."""
+    def find(self, key: Key, shelf: Shelf, ruling: Ruling, *, fresh: Callable[[Entry], bool]) -> Found:
+        """The best entry of the key's scope, to be served as `ruling` allows."""
+
+    def same(self, kept: Entry, fresh: Entry) -> bool:
+        """Whether the answers of two prepared entries say the same."""
+
+    def tighten(self, entry: Entry) -> None:
+        """Ask for more around a prepared entry, whose question nearly got a wrong answer."""
 
     def candidates(
         self, text: str, scope: bytes, shelf: Shelf, *, fresh: Callable[[Entry], bool]
@@ -142,6 +154,7 @@ class Cache:
         self.clock = clock
         self._random = random
         self.likeness = likeness
+        self._audits: Audits | None = None
         self.aid = aid if aid is not None else Aid()
         self._kept = kept
         self._new_id = new_id
@@ -182,7 +195,10 @@ class Cache:
         if stream_found is not None:
             return stream_found
         landed = self._landing(key, policy)
-        if self.aid.helps(request.route):
+        found = call.cached
+        if found is not None and found.why == AUDITED:
+            landed, inner = self._auditing(key, policy, found), _for_audit(inner)
+        elif self.aid.helps(request.route):
             aided = Aided(self, key, policy, inner)
             inner, landed = aided, self._guarded(aided.landed)
         passenger, leads = await self.flights.board(key.exact, request, inner, landed)
@@ -211,7 +227,7 @@ class Cache:
         call.cache = "miss"
         call.cached = Cached()
         try:
-            found = self.find(key, policy)
+            found = self.find(key, policy, request.route, draws=True)
             call.cached = found[1]
             if found[0] is None:
                 return None
@@ -222,8 +238,10 @@ class Cache:
         call.cache = f"hit-{found[1].tier}"
         return stream
 
-    def find(self, key: Key, policy: CachePolicy) -> tuple[Entry | None, Cached]:
-        """The entry that answers `key`, and how it was found or why not."""
+    def find(
+        self, key: Key, policy: CachePolicy, route: Route, *, draws: bool = False
+    ) -> tuple[Entry | None, Cached]:
+        """The entry that answers `key`, and how it was found or why not; with `draws` also by lot, for the sake of an audit."""
         started, wall = self.clock.now(), self.clock.wall()
 
         def fresh(entry: Entry) -> bool:
@@ -246,16 +264,67 @@ class Cache:
         unfit_for = likeness.why_not(key)
         if unfit_for is not None:
             return None, Cached(why=f"not matched by likeness: {unfit_for}")
-        found = likeness.find(key, self.shelf, policy, fresh=fresh)
+        ruling = self.ruling(route, policy)
+        found = likeness.find(key, self.shelf, ruling, fresh=fresh)
         if found.entry is not None and self.clock.now() - started > policy.lookup_s:
             return None, Cached(why="lookup too slow", state=found.state)
         cached = Cached(p=found.p, tau=found.tau, state=found.state, vetoes=found.vetoes)
+        if draws and found.nearest is not None and self._drawn(found, route, policy, serves=ruling.serves):
+            return None, msgspec.structs.replace(cached, why=AUDITED, entry=found.nearest.id)
         if found.entry is None:
             return None, cached
         hit = self._cached("semantic", found.entry, wall)
         return found.entry, msgspec.structs.replace(
             hit, p=found.p, tau=found.tau, state=found.state, vetoes=found.vetoes
         )
+
+    @property
+    def audits(self) -> Audits:
+        """What audits said with the likeness that there is."""
+        if self._audits is None:
+            if self.likeness is None:
+                raise ValueError("there is no semantic tier")
+            self._audits = Audits(self.likeness)
+        return self._audits
+
+    def ruling(self, route: Route, policy: CachePolicy) -> Ruling:
+        """From which probability on is served by likeness, and why; `policy.max_wrong` is above 0."""
+        return self.audits.ruling(route, policy)
+
+    def bounds(self, routes: Sequence[Route]) -> list[dict[str, object]]:
+        """What audits say of each of `routes` that has a semantic tier, as plain values."""
+        return [] if self.likeness is None else self.audits.report(routes)
+
+    def _drawn(self, found: Found, route: Route, policy: CachePolicy, *, serves: bool) -> bool:
+        """Whether `found` is to be audited: any candidate alike, served or not, or the sample would lean; all where none is served, since
+        they are asked for anyway."""
+        if found.p is None or not policy.audit or found.p < self.audits.bound(route, policy.max_wrong).floor:
+            return False
+        asked_anyway = not serves and (policy.shadow or not self.aid.helps(route))
+        return asked_anyway or self._random() >= 1.0 - policy.audit
+
+    def _auditing(self, key: Key, policy: CachePolicy, cached: Cached) -> Landed:
+        """Keep what came, and compare it with the entry that was found."""
+        kept = self.shelf.get(cached.entry)
+
+        def landed(request: Request, batches: list[Batch]) -> None:
+            fresh = self.keep(key, policy, request, batches)
+            if fresh is None or kept is None or cached.p is None or self.likeness is None or not fresh.vector:
+                return
+            right = self.likeness.same(kept, fresh)
+            said = "right" if right else "wrong"
+            self.counts.audits[said] += 1
+            request.call.cached = msgspec.structs.replace(cached, audit=said)
+            if not right:
+                self._drop([kept.id])
+                self.likeness.tighten(fresh)
+            made = made_by(request.route, self.likeness.version)
+            audit = Audit(request.route.name, made, cached.p, right, self.clock.wall())
+            self.audits.add([audit])
+            if self._kept is not None:
+                self._kept.audit(audit)
+
+        return self._guarded(landed)
 
     def near(self, key: Key) -> list[Near]:
         """The nearest entries of the key's scope, those that a guard turned down too; none where likeness is not asked."""
@@ -308,7 +377,10 @@ class Cache:
     # --- keeping ------------------------------------------------------------------------------------------------------
 
     def _landing(self, key: Key, policy: CachePolicy) -> Landed:
-        return self._guarded(lambda request, batches: self.keep(key, policy, request, batches))
+        def landed(request: Request, batches: list[Batch]) -> None:
+            self.keep(key, policy, request, batches)
+
+        return self._guarded(landed)
 
     def _guarded(self, keep: Landed) -> Landed:
         def landed(request: Request, batches: list[Batch]) -> None:
@@ -319,12 +391,13 @@ class Cache:
 
         return landed
 
-    def keep(self, key: Key, policy: CachePolicy, request: Request, batches: list[Batch]) -> None:
+    def keep(self, key: Key, policy: CachePolicy, request: Request, batches: list[Batch]) -> Entry | None:
+        """Keep what came, if it is worth keeping; the entry then."""
         reply = assemble([event for batch in batches for frame in batch for event in frame.events])
         why = unfit(reply, batches, max_bytes=policy.max_entry_bytes, placeholders=key.values)
         if why is not None:
             self.counts.refused[why] += 1
-            return
+            return None
         attempt = request.call.answering
         target = None if attempt is None else attempt.target
         ttl = policy.volatile_ttl_s if key.volatile else policy.ttl_s
@@ -354,12 +427,13 @@ class Cache:
         started = request.call.started_wall
         if any(at >= started and selection.takes(entry) for at, selection in self._purged):
             self.counts.refused["thrown away while it was asked for"] += 1
-            return
+            return None
         self._drop(self.shelf.ended(wall))
         self._vector(entry, key, policy)
         self.shelf.put(entry)
         if self._kept is not None and request.route.stores_content:
             self._kept.put(entry)
+        return entry
 
     def alias(self, entry: Entry, key: Key, request: Request) -> None:
         """Keep `entry` for the `key` of `request` too, found by its words alone; only the text, since it answered another question."""
@@ -414,10 +488,12 @@ class Cache:
         except Exception:  # noqa: BLE001  (found by its words then)
             self.failed("encoding a question")
 
-    def follow(self, new: list[Entry], gone: list[str]) -> None:
+    def follow(self, new: list[Entry], gone: list[str], audits: list[Audit]) -> None:
         """Take over what other processes did to the file; to be called on the event loop."""
         self.shelf.remove(gone)
         self.restore(new)
+        if self.likeness is not None:
+            self.audits.add(audits)
 
     def purge(self, selection: Selection) -> int:
         """Throw away what is selected, here and in the file; how many entries of this process that were. An answer that is on its way
@@ -446,3 +522,12 @@ class Cache:
         self.failures += 1
         if self.failures == 1:
             logger.error("the cache failed while %s; requests go on without it", doing, exc_info=True)  # noqa: LOG014  (called while one is handled)
+
+
+def _for_audit(inner: Handler) -> Handler:
+    """`inner` with the attempts' purpose in the ledger."""
+
+    async def asked(request: Request, /) -> Stream:
+        return await inner(msgspec.structs.replace(request, purpose="audit"))
+
+    return asked

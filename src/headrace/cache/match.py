@@ -6,25 +6,27 @@ What came before teaches it: the fresh answer of a miss is compared with those o
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from headrace.cache.agreement import agree, mark
+from headrace.cache.bound import Ruling
 from headrace.cache.entry import Entry, decode_reply
 from headrace.cache.guards import Signature, signature, veto
 from headrace.cache.index import VectorSlab, pack, unpack
 from headrace.cache.key import Key
 from headrace.cache.layer import Found
-from headrace.cache.neighbourhood import side, standing
+from headrace.cache.neighbourhood import WIDTH, side, standing
 from headrace.cache.shelf import Shelf
 from headrace.cache.shift import Shift
 from headrace.cache.text import looks_like_code
 from headrace.cache.verifier import Verifier, features, probability
 from headrace.encoder import Encoder, Vector, words_of
-from headrace.handler import CachePolicy
 
 __all__ = ["FLOOR", "NEIGHBOURS", "Candidate", "Matcher", "is_elliptic"]
 
@@ -36,6 +38,13 @@ FLOOR = 0.4
 
 SHIFTS = 4_096
 """Scopes whose shift is remembered; the one that came first is forgotten first."""
+
+SCARS = 64
+"""Questions of a scope that are remembered for a wrong audit, the newest."""
+
+HURT = 3.0
+"""What a wrong audit takes off the log-odds of the very same question; of others less by the factor e for each `WIDTH` of cosine. An entry
+that was just served (p 0.977) is then at p 0.68."""
 
 SHORTEST, LONGEST = 3, 48
 """Words of a question that may be matched by likeness: fewer say too little, more hide the one that matters."""
@@ -70,18 +79,28 @@ class Candidate(NamedTuple):
 
 
 class Matcher:
-    """Decides with the shipped encoder and verifier; state `prior`."""
+    """Decides with the shipped encoder and verifier."""
 
     def __init__(self, encoder: Encoder, verifier: Verifier) -> None:
         self.encoder = encoder
         self.verifier = verifier
         self.version = f"{encoder.version}-{verifier.version}"
         self._shifts: dict[bytes, Shift] = {}
+        self._scars: dict[bytes, deque[Vector]] = {}
 
     @classmethod
     def load(cls) -> Matcher:
         """With the shipped parts."""
         return cls(Encoder.load(), Verifier.load())
+
+    @property
+    def thresholds(self) -> Mapping[float, float]:
+        """See `headrace.cache.audits.Scale`."""
+        return self.verifier.thresholds
+
+    def tau(self, max_wrong: float) -> float | None:
+        """See `headrace.cache.audits.Scale`."""
+        return self.verifier.tau(max_wrong)
 
     def may(self, key: Key) -> bool:
         """Whether a question of this kind may be matched by likeness, asked or answered."""
@@ -122,13 +141,20 @@ class Matcher:
         self, text: str, scope: bytes, shelf: Shelf, *, fresh: Callable[[Entry], bool]
     ) -> list[Candidate]:
         """The nearest entries of the scope with the verdict on each, the nearest first."""
-        near = _near(self.encoder.encode(text), scope, shelf, fresh)
-        return self._verdicts(self.signature(text), near, scope) if near else []
+        vector = self.encoder.encode(text)
+        near = _near(vector, scope, shelf, fresh)
+        return self._verdicts(self.signature(text), near, scope, self._hurt(vector, scope)) if near else []
 
     def _verdicts(
-        self, own: Signature, near: list[tuple[Entry, float]], scope: bytes, *, every: bool = True
+        self,
+        own: Signature,
+        near: list[tuple[Entry, float]],
+        scope: bytes,
+        hurt: float = 0.0,
+        *,
+        every: bool = True,
     ) -> list[Candidate]:
-        """Without `every` up to the one that has a probability."""
+        """Without `every` up to the one that has a probability. `hurt` is taken off its log-odds."""
         cosines, agrees = [cosine for _, cosine in near], [entry.agrees for entry, _ in near]
         found: list[Candidate] = []
         chosen = False
@@ -140,25 +166,50 @@ class Matcher:
                 chosen = True
                 score = self.verifier.score(features(own, other, standing(cosines, agrees, at), self.encoder))
                 shift = self._shifts.get(scope)
-                p = probability(score + (0.0 if shift is None else shift.value))
+                p = probability(score + (0.0 if shift is None else shift.value) - hurt)
             found.append(Candidate(entry, cosine, guard, score, p))
             if chosen and not every:
                 break
         return found
 
-    def find(self, key: Key, shelf: Shelf, policy: CachePolicy, *, fresh: Callable[[Entry], bool]) -> Found:
+    def find(self, key: Key, shelf: Shelf, ruling: Ruling, *, fresh: Callable[[Entry], bool]) -> Found:
         """See `headrace.cache.layer.Likeness`."""
-        tau = self.verifier.tau(policy.max_wrong)
-        if tau is None or key.text is None:
-            return Found(None, None, None, "infeasible", ())
-        near = _near(self.encoder.encode(key.text), key.scope, shelf, fresh)
+        tau, state = ruling.tau, ruling.state
+        if key.text is None:
+            return Found(None, None, tau, state, ())
+        vector = self.encoder.encode(key.text)
+        near = _near(vector, key.scope, shelf, fresh)
         if not near:
-            return Found(None, None, tau, "prior", ())
-        found = self._verdicts(self.signature(key.text), near, key.scope, every=False)
+            return Found(None, None, tau, state, ())
+        hurt = self._hurt(vector, key.scope)
+        found = self._verdicts(self.signature(key.text), near, key.scope, hurt, every=False)
         vetoes = tuple(candidate.veto for candidate in found if candidate.veto is not None)
         best = found[-1]
-        served = best.p is not None and best.p >= tau
-        return Found(best.entry if served else None, best.p, tau, "prior", vetoes)
+        served = ruling.serves and tau is not None and best.p is not None and best.p >= tau
+        return Found(
+            best.entry if served else None, best.p, tau, state, vetoes, None if best.p is None else best.entry
+        )
+
+    def same(self, kept: Entry, fresh: Entry) -> bool:
+        """See `headrace.cache.layer.Likeness`."""
+        return self._agree(fresh, kept)
+
+    def tighten(self, entry: Entry) -> None:
+        """See `headrace.cache.layer.Likeness`."""
+        scars = self._scars.get(entry.scope)
+        if scars is None:
+            if len(self._scars) >= SHIFTS:
+                del self._scars[next(iter(self._scars))]
+            scars = self._scars[entry.scope] = deque(maxlen=SCARS)
+        scars.append(unpack(entry.vector))
+
+    def _hurt(self, vector: Vector, scope: bytes) -> float:
+        """What wrong audits near `vector` take off the log-odds."""
+        scars = self._scars.get(scope)
+        if not scars:
+            return 0.0
+        nearest = max(float(scar @ vector) for scar in scars)
+        return HURT * math.exp((nearest - 1.0) / WIDTH)
 
     def learn(self, entry: Entry, shelf: Shelf) -> None:
         """See `headrace.cache.layer.Likeness`."""

@@ -93,6 +93,8 @@ def build_cache(
     )
     if kept is not None:
         cache.restore(kept.load(clock.wall()))
+        if likeness is not None:
+            cache.audits.add(kept.audits)
         kept.follow(cache.follow)
     return cache, kept
 

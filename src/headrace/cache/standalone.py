@@ -50,6 +50,7 @@ class Cache:
     Args:
         semantic: Also other words; needs the `semantic` extra. See docs/semantic-cache.md for what it promises.
         max_wrong: The share of answers so given that may be wrong, 0 (none are given) to 0.5.
+        audit: The share of them that are asked for anyway, by lot, to learn how many are right, 0 to 1; with `shadow` all are, and none is given.
         ttl: Seconds that an answer lives, less up to a tenth by lot; `volatile_ttl` one to a question about weather, news, "today".
         lookup: Seconds that the semantic tier may take; `hook_timeout` what scorer and judge may.
         max_bytes: Of entries; what saves least goes first.
@@ -74,6 +75,8 @@ class Cache:
         *,
         semantic: bool = False,
         max_wrong: float = 0.01,
+        audit: float = 0.02,
+        shadow: bool = False,
         ttl: float = 86_400.0,
         volatile_ttl: float = 60.0,
         lookup: float = 0.005,
@@ -87,6 +90,8 @@ class Cache:
     ) -> None:
         if not 0.0 <= max_wrong <= 0.5:
             raise ConfigError(f"max_wrong is a share from 0 to 0.5, not {max_wrong!r}")
+        if not 0.0 <= audit <= 1.0:
+            raise ConfigError(f"audit is a share from 0 to 1, not {audit!r}")
         for name, value in (("ttl", ttl), ("volatile_ttl", volatile_ttl), ("max_bytes", max_bytes)):
             if not value > 0:
                 raise ConfigError(f"{name} must be above 0, not {value!r}")
@@ -95,6 +100,8 @@ class Cache:
         self._policy = CachePolicy(
             semantic=semantic,
             max_wrong=max_wrong,
+            audit=audit,
+            shadow=shadow,
             ttl_s=ttl,
             volatile_ttl_s=volatile_ttl,
             lookup_s=lookup,

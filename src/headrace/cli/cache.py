@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from headrace import config
+from headrace.cache.audits import Audit, Audits
 from headrace.cache.entry import Entry
 from headrace.cache.selection import Selection
 from headrace.cache.stores import sqlite as store
@@ -19,7 +20,7 @@ from headrace.cli.storage import opened, store_file, whoami
 from headrace.clock import SystemClock
 from headrace.config import Settings
 from headrace.errors import ConfigError
-from headrace.handler import CachePolicy
+from headrace.handler import CachePolicy, Route
 
 __all__ = ["cache"]
 
@@ -58,17 +59,34 @@ def _read(path: Path | None) -> tuple[list[Entry], Settings]:
 @options.config_file
 @options.as_json
 def stats(path: Path | None, as_json: bool) -> None:
-    """Entries, bytes and lifetimes, by route and tenant; how often they were given out, and the known cost and the seconds that this saved.
+    """Entries, bytes and lifetimes, by route and tenant; how often they were given out, and the known cost and the seconds that this saved. Of
+    routes with a semantic tier also what audits say: the state, the least probability that is given, audits, wrong ones, and the share of wrong
+    ones that they are below with 95 % confidence.
 
     Exit codes: 0 shown, 2 the settings are wrong or there is no file.
     """
     _stats(Console(as_json=as_json), path)
 
 
+def _bounds(settings: Settings, said: list[Audit]) -> list[dict[str, object]]:
+    """What the audits of the file say; none without the semantic extra."""
+    try:
+        from headrace.cache.match import Matcher
+    except ModuleNotFoundError:
+        return []
+    audits = Audits(Matcher.load())
+    audits.add(said)
+    return audits.report(list(settings.routes.values()))
+
+
 def _stats(console: Console, path: Path | None) -> None:
     wall = SystemClock.wall()
     groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry in _read(path)[0]:
+    entries, settings = _read(path)
+    bounds = (
+        _bounds(settings, _read_audits(settings)) if any(map(_is_semantic, settings.routes.values())) else []
+    )
+    for entry in entries:
         groups.setdefault((entry.route, entry.tenant), []).append(entry)
     rows = [
         {
@@ -85,10 +103,30 @@ def _stats(console: Console, path: Path | None) -> None:
         for (route, tenant), found in sorted(groups.items())
     ]
     if console.as_json:
-        console.json({"groups": rows})
+        console.json({"groups": rows, "bounds": bounds})
         return
     columns = ["route", "tenant", "entries", "expired", "bytes", "semantic", "hits", "saved_usd", "saved_s"]
     console.table(columns, [[str(row[name]) for name in columns] for row in rows])
+    if bounds:
+        console.line()
+        columns = ["route", "max_wrong", "state", "tau", "audits", "wrong", "at_most", "drifts"]
+        console.table(columns, [[_shown(bound[name]) for name in columns] for bound in bounds])
+
+
+def _is_semantic(route: Route) -> bool:
+    return route.cache is not None and route.cache.semantic and route.cache.max_wrong > 0
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _read_audits(settings: Settings) -> list[Audit]:
+    file = store.beside(store_file(settings))
+    try:
+        return store.read_audits(file)
+    except sqlite3.Error as error:
+        raise ConfigError(f"the cache file {file} cannot be read: {error}") from error
 
 
 @cache.command("purge", short_help="Throw kept answers away.")
@@ -168,20 +206,30 @@ def explain(
     Exit codes: 0 shown, 2 the settings are wrong or there is no file.
     """
     from headrace.cache.explain import explain as verdicts  # NumPy is the semantic extra's
+    from headrace.cache.explain import prior
     from headrace.cache.match import Matcher
 
     console, matcher = Console(as_json=as_json), Matcher.load()
     entries, settings = _read(path)
     share = _max_wrong(settings, route) if max_wrong is None else max_wrong
+    audits = Audits(matcher)
+    audits.add(_read_audits(settings))
+    rulings = {
+        name: audits.ruling(known, known.cache)
+        for name, known in settings.routes.items()
+        if max_wrong is None and known.cache is not None and _is_semantic(known)
+    }
     found = verdicts(
         question,
         [entry for entry in entries if route is None or entry.route == route],
         matcher,
         max_wrong=share,
         wall=SystemClock.wall(),
+        rulings=rulings,
     )
-    tau = matcher.verifier.tau(share)
-    state = "prior" if tau is not None else "infeasible"
+    only = next(iter(rulings)) if len(rulings) == 1 else None
+    ruling = rulings.get(route or only or "", prior(matcher, share))
+    tau, state = ruling.tau, ruling.state
     if as_json:
         rows = [msgspec.to_builtins(verdict) for verdict in found]
         console.json(

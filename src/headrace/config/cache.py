@@ -20,6 +20,8 @@ def read_cache(route: Table) -> CachePolicy | None:
     policy = CachePolicy(
         semantic=table.boolean("semantic") or False,
         max_wrong=table.number("max_wrong", usual.max_wrong, 0.0, 0.5),
+        audit=table.number("audit", usual.audit, 0.0, 1.0),
+        shadow=table.boolean("shadow") or False,
         ttl_s=table.duration("ttl", usual.ttl_s),
         volatile_ttl_s=table.duration("volatile_ttl", usual.volatile_ttl_s),
         fallback_ttl_s=table.duration("fallback_ttl", usual.fallback_ttl_s),

@@ -12,6 +12,7 @@ from headrace.errors import InvalidRequest
 from headrace.handler import CachePolicy
 
 if TYPE_CHECKING:
+    from headrace.cache.bound import Ruling
     from headrace.cache.layer import Cache
     from headrace.cache.selection import Selection
     from headrace.engine import Engine
@@ -46,6 +47,7 @@ def report(engine: Engine) -> dict[str, Any]:
             for (route, tenant), (entries, size, hits) in sorted(groups.items())
         ],
         **cache.counts.report(),
+        "bounds": cache.bounds(list(engine.settings.routes.values())),
     }
 
 
@@ -101,7 +103,7 @@ def explained(engine: Engine, body: bytes) -> dict[str, Any]:
     if asked.route is not None and asked.route not in engine.settings.routes:
         raise InvalidRequest(f"there is no route {asked.route[:100]!r}", param="route")
     try:
-        from headrace.cache.explain import explain
+        from headrace.cache.explain import explain, prior
         from headrace.cache.match import Matcher
     except ModuleNotFoundError as error:
         raise InvalidRequest(f"this needs the semantic extra ({error.name}) in the gateway") from error
@@ -109,20 +111,32 @@ def explained(engine: Engine, body: bytes) -> dict[str, Any]:
     share = asked.max_wrong
     if share is None:
         share = (policy if (policy := _policy(engine, asked.route)) is not None else CachePolicy()).max_wrong
-    tau = matcher.verifier.tau(share)
+    rulings = {} if asked.max_wrong is not None else _rulings(engine, cache)
+    ruling = rulings.get(asked.route or "", prior(matcher, share))
     verdicts = explain(
         asked.question,
         [entry for entry in cache.shelf if asked.route is None or entry.route == asked.route],
         matcher,
         max_wrong=share,
         wall=engine.clock.wall(),
+        rulings=rulings,
     )
     return {
         "question": asked.question,
         "max_wrong": share,
-        "tau": tau,
-        "state": "infeasible" if tau is None else "prior",
+        "tau": ruling.tau,
+        "state": ruling.state,
         "candidates": [msgspec.to_builtins(verdict) for verdict in verdicts],
+    }
+
+
+def _rulings(engine: Engine, cache: Cache) -> dict[str, Ruling]:
+    if cache.likeness is None:
+        return {}
+    return {
+        name: cache.ruling(route, policy)
+        for name, route in engine.settings.routes.items()
+        if (policy := route.cache) is not None and policy.semantic and policy.max_wrong > 0
     }
 
 

@@ -137,6 +137,18 @@ class Metrics:
         self._vetoes = Counter(
             "headrace_cache_vetoes", "Near answers that a guard turned down", ["guard"], registry=registry
         )
+        self._audits = Counter(
+            "headrace_cache_audits",
+            "Answers that likeness found and that were asked for anyway, by whether the fresh one was the same",
+            ["route", "result"],
+            registry=registry,
+        )
+        self._states = Counter(
+            "headrace_cache_lookups",
+            "Lookups by likeness, by the state of the route's bound",
+            ["route", "state"],
+            registry=registry,
+        )
         self._saved = Counter(
             "headrace_cache_saved_usd", "Known cost of answers given again", ["route"], registry=registry
         )
@@ -192,6 +204,10 @@ class Metrics:
             self._child(self._cache, route, cached.tier or call.cache).inc()
             for guard in cached.vetoes:
                 self._child(self._vetoes, guard).inc()
+            if cached.audit:
+                self._child(self._audits, route, cached.audit).inc()
+            if cached.state:
+                self._child(self._states, route, cached.state).inc()
             if cached.saved:
                 self._child(self._saved, route).inc(cached.saved / 1e9)
             if cached.saved_s:

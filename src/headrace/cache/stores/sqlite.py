@@ -21,11 +21,12 @@ from typing import Any
 
 import msgspec
 
+from headrace.cache.audits import Audit
 from headrace.cache.entry import Entry
 from headrace.cache.selection import Selection
 from headrace.clock import SystemClock
 
-__all__ = ["SQLiteEntries", "beside", "purge", "read"]
+__all__ = ["SQLiteEntries", "beside", "purge", "read", "read_audits"]
 
 logger = logging.getLogger("headrace.cache")
 
@@ -48,6 +49,13 @@ _COLUMNS = (
 )  # fmt: skip
 _INSERT = f"INSERT OR REPLACE INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
 _SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM entries"  # noqa: S608
+
+
+_AUDITS = """CREATE TABLE IF NOT EXISTS audits (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, route TEXT NOT NULL, made BLOB NOT NULL, p REAL NOT NULL, right INTEGER NOT NULL,
+    at REAL NOT NULL)"""
+MOST_AUDITS = 200_000
+"""Rows; at a start the oldest above that are deleted."""
 
 
 def beside(store: Path) -> Path:
@@ -74,6 +82,21 @@ def read(path: Path) -> list[Entry]:
     with closing(sqlite3.connect(path, timeout=BUSY_S)) as connection:
         rows = connection.execute(f"{_SELECT} ORDER BY seq").fetchall()
     return [_entry(row) for row in rows]
+
+
+def read_audits(path: Path) -> list[Audit]:
+    """All audits of the file at `path`, the oldest first. Raises `sqlite3.Error`."""
+    with closing(sqlite3.connect(path, timeout=BUSY_S)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'audits'").fetchone():
+            return []
+        return [audit for _, audit in _audits(connection, 0)]
+
+
+def _audits(connection: sqlite3.Connection, after: int) -> list[tuple[int, Audit]]:
+    rows = connection.execute(
+        "SELECT seq, route, made, p, right, at FROM audits WHERE seq > ? ORDER BY seq", (after,)
+    )
+    return [(seq, Audit(route, made, p, bool(right), at)) for seq, route, made, p, right, at in rows]
 
 
 def purge(path: Path, selection: Selection) -> int:
@@ -112,6 +135,7 @@ class SQLiteEntries:
 
     Attributes:
         errors: Failed reads and writes.
+        audits: What the file held at `load`, the oldest first.
         path: The file.
 
     Args:
@@ -122,11 +146,14 @@ class SQLiteEntries:
         self.path = path
         self._wall = wall
         self.errors = 0
-        self._changed: Callable[[list[Entry], list[str]], None] | None = None
+        self._changed: Callable[[list[Entry], list[str], list[Audit]], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._seq = 0
         self._ids: set[str] = set()
-        self._news: queue.SimpleQueue[tuple[list[Entry], list[str]]] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[tuple[list[Entry], list[str], list[Audit]]] = queue.SimpleQueue()
+        self._audit_seq = 0
+        self._own_audits: set[int] = set()
+        self.audits: list[Audit] = []
         self._hits: dict[str, int] = {}
         self._rounds = 0
         self._queue: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
@@ -144,14 +171,20 @@ class SQLiteEntries:
         entries = [_entry(row) for row in rows]
         self._seq = rows[-1][0] if rows else 0
         self._ids = {entry.id for entry in entries}
+        connection.execute(
+            "DELETE FROM audits WHERE seq <= (SELECT max(seq) FROM audits) - ?", (MOST_AUDITS,)
+        )
+        said = _audits(connection, 0)
+        self.audits = [audit for _, audit in said]
+        self._audit_seq = said[-1][0] if said else 0
         self._data_version = self._version()
         self._thread.start()
         self._started = True
         return entries
 
-    def follow(self, changed: Callable[[list[Entry], list[str]], None]) -> None:
+    def follow(self, changed: Callable[[list[Entry], list[str], list[Audit]], None]) -> None:
         """Tell `changed`, on the loop that `on_loop` noted, what other processes did: entries that are new, ids
-        that have gone."""
+        that have gone, audits."""
         self._changed = changed
 
     def put(self, entry: Entry) -> None:
@@ -183,6 +216,11 @@ class SQLiteEntries:
         """Delete soon what is selected, also what only other processes know."""
         if not self._closed:
             self._queue.put(("purge", selection))
+
+    def audit(self, audit: Audit) -> None:
+        """Write it soon."""
+        if not self._closed:
+            self._queue.put(("audit", audit))
 
     def flush(self, within_s: float = 10.0) -> bool:
         """Wait until all before is in the file; False if it was not within `within_s` seconds."""
@@ -235,7 +273,7 @@ class SQLiteEntries:
                 return
 
     def _write(self, tasks: list[tuple[str, object]]) -> None:
-        if not any(kind in ("put", "remove", "purge") for kind, _ in tasks):
+        if not any(kind in ("put", "remove", "purge", "audit") for kind, _ in tasks):
             return
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
@@ -247,6 +285,12 @@ class SQLiteEntries:
                 elif kind == "remove" and isinstance(value, list):
                     connection.executemany("DELETE FROM entries WHERE id = ?", [(id_,) for id_ in value])
                     self._ids.difference_update(value)
+                elif kind == "audit" and isinstance(value, Audit):
+                    row = (value.route, value.made, value.p, value.right, value.at)
+                    added = connection.execute(
+                        "INSERT INTO audits (route, made, p, right, at) VALUES (?, ?, ?, ?, ?)", row
+                    )
+                    self._own_audits.add(added.lastrowid or 0)
                 elif kind == "purge" and isinstance(value, Selection):
                     self._ids.difference_update(_purge(connection, value))
             connection.execute("COMMIT")
@@ -285,8 +329,12 @@ class SQLiteEntries:
         gone = self._ids - there
         self._seq = max(self._seq, rows[-1][0]) if rows else self._seq
         self._ids = there
-        if new or gone:
-            self._news.put((new, list(gone)))
+        said = _audits(self._connection, self._audit_seq)
+        heard = [audit for seq, audit in said if seq not in self._own_audits]
+        self._audit_seq = said[-1][0] if said else self._audit_seq
+        self._own_audits.clear()
+        if new or gone or heard:
+            self._news.put((new, list(gone), heard))
             if self._loop is not None:
                 with suppress(RuntimeError):  # the loop has ended, and with it whoever would look
                     self._loop.call_soon_threadsafe(self._tell)
@@ -336,6 +384,7 @@ def _prepared(path: Path) -> sqlite3.Connection:
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={SCHEMA}")
             connection.execute("COMMIT")
+        connection.execute(_AUDITS)
         connection.execute("SELECT count(*) FROM entries").fetchone()
     except BaseException:
         with closing(connection):
