@@ -5,7 +5,7 @@
 Streams are those of `benchmarks/semcache.py`. Each is asked once, as there, and the probability of every candidate is recorded with whether its class was the
 question's; `--scores` keeps these records in a file, and reads them from there when it exists. Then requests are drawn from the records with
 replacement, as many as wanted, and go through `headrace.cache.bound` as production does: a share of the candidates, drawn by lot, is
-asked anyway and teaches; where nothing is served all are. From half of the requests on, a share of the right answers has become wrong.
+asked anyway and teaches; where nothing is served, or in doubt, all are. From half of the requests on, a share of the right answers has become wrong.
 
 A run keeps the bound when of all answers served in state `certified` at most `max_wrong` were wrong. Evicting after a wrong audit is not simulated: each draw is
 independent, which is harder than production.
@@ -92,7 +92,7 @@ def run(
             infeasible = int(at[i])
         if ruling.state == "certified" and first is None:
             first = int(at[i])
-        serves = ruling.serves and at[i] >= shadow_until
+        serves = ruling.serves and not ruling.doubt and at[i] >= shadow_until
         if serves:
             place = int(np.searchsorted(lots, i))
             until = int(lots[place]) if place < len(lots) else len(at)

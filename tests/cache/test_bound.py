@@ -91,6 +91,17 @@ def test_answers_that_change_take_the_certificate_back() -> None:
     assert late <= 4
 
 
+def test_a_wrong_audit_asks_for_more_until_right_ones_outweigh_it() -> None:
+    """At a promise of one in a hundred that takes 40."""
+    bound, doubts = Bound((0.9,), 0.9, 0.01), 0
+    assert not bound.ruling().doubt
+    bound.learn(0.95, False)
+    while bound.ruling().doubt:
+        doubts += 1
+        bound.learn(0.95, True)
+    assert doubts == 40
+
+
 def test_the_upper_bound_holds_and_narrows() -> None:
     """Above the share that was seen, below 1, and closer with more of the same."""
     assert upper(0, 0) == 1.0

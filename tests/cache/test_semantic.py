@@ -347,9 +347,9 @@ def test_wrong_audits_turn_the_tier_off_and_a_failed_comparison_is_only_a_miss(m
     async def main() -> None:
         for number, thing in enumerate(("card", "phone", "router")):
             home.provider.on("a/one", always=f"Answer {number}.")
-            await home.ask(f"How do I activate my new {thing}?")
+            await home.ask(f"How do I activate my new {thing}?", tenant=thing)
             home.provider.on("a/one", always=f"Call branch {number + 10} on Monday instead.")
-            _, call = await home.ask(f"how can I activate the new {thing}")
+            _, call = await home.ask(f"how can I activate the new {thing}", tenant=thing)
             assert call.cached is not None and call.cached.audit == "wrong"
             assert home.cache.ruling(home.request().route, POLICY).state == (
                 "infeasible" if number == 2 else "prior"

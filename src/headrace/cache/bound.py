@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 __all__ = ["Bound", "Ruling", "upper", "wealth"]
@@ -38,12 +39,21 @@ def wealth(audits: int, wrong: int, limit: float) -> float:
     """The logarithm of what a gambler has, from 1, who bet on fewer wrong than `limit` (above 0, below 1)."""
     right = audits - wrong
     logs = [
-        right * math.log((1.0 - part * limit) / (1.0 - limit)) + (wrong * math.log(part) if wrong else 0.0)
-        for part in LESS
-        if part or not wrong
+        right * gain + (wrong * loss if wrong else 0.0)
+        for gain, loss in _bets(limit)
+        if loss > -math.inf or not wrong
     ]
     most = max(logs)
     return most + math.log(sum(math.exp(log - most) for log in logs) / len(LESS))
+
+
+@lru_cache(256)
+def _bets(limit: float) -> tuple[tuple[float, float], ...]:
+    """For each of `LESS` the logarithms of what a right and a wrong answer make of the fortune."""
+    return tuple(
+        (math.log((1.0 - part * limit) / (1.0 - limit)), math.log(part) if part else -math.inf)
+        for part in LESS
+    )
 
 
 def upper(audits: int, wrong: int, chance: float = CHANCE) -> float:
@@ -59,7 +69,8 @@ def upper(audits: int, wrong: int, chance: float = CHANCE) -> float:
 
 class Ruling(NamedTuple):
     """What is served: from `tau` on, None for nothing by likeness. `audits` and `wrong` are of that threshold (of the strictest without
-    one) since its last reset. `drifts` are alarms, of all thresholds."""
+    one) since its last reset. `drifts` are alarms, of all thresholds. In `doubt`, from a wrong audit until right ones have outweighed it, every
+    candidate is to be audited: a change is then noticed before much is served."""
 
     state: str
     tau: float | None
@@ -67,6 +78,7 @@ class Ruling(NamedTuple):
     audits: int = 0
     wrong: int = 0
     drifts: int = 0
+    doubt: bool = False
 
     @property
     def at_most(self) -> float:
@@ -167,4 +179,4 @@ class Bound:
 
     def _of_threshold(self, state: str, tau: float) -> Ruling:
         evidence = self._of[tau]
-        return Ruling(state, tau, True, evidence.audits, evidence.wrong, self.drifts)
+        return Ruling(state, tau, True, evidence.audits, evidence.wrong, self.drifts, evidence.against > 0.0)

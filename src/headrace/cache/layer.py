@@ -269,7 +269,7 @@ class Cache:
         if found.entry is not None and self.clock.now() - started > policy.lookup_s:
             return None, Cached(why="lookup too slow", state=found.state)
         cached = Cached(p=found.p, tau=found.tau, state=found.state, vetoes=found.vetoes)
-        if draws and found.nearest is not None and self._drawn(found, route, policy, serves=ruling.serves):
+        if draws and found.nearest is not None and self._drawn(found, route, policy, ruling):
             return None, msgspec.structs.replace(cached, why=AUDITED, entry=found.nearest.id)
         if found.entry is None:
             return None, cached
@@ -295,13 +295,13 @@ class Cache:
         """What audits say of each of `routes` that has a semantic tier, as plain values."""
         return [] if self.likeness is None else self.audits.report(routes)
 
-    def _drawn(self, found: Found, route: Route, policy: CachePolicy, *, serves: bool) -> bool:
-        """Whether `found` is to be audited: any candidate alike, served or not, or the sample would lean; all where none is served, since
+    def _drawn(self, found: Found, route: Route, policy: CachePolicy, ruling: Ruling) -> bool:
+        """Whether `found` is to be audited: any candidate alike, served or not, or the sample would lean; all in doubt, and where none is served, since
         they are asked for anyway."""
         if found.p is None or not policy.audit or found.p < self.audits.bound(route, policy.max_wrong).floor:
             return False
-        asked_anyway = not serves and (policy.shadow or not self.aid.helps(route))
-        return asked_anyway or self._random() >= 1.0 - policy.audit
+        asked_anyway = not ruling.serves and (policy.shadow or not self.aid.helps(route))
+        return asked_anyway or (ruling.serves and ruling.doubt) or self._random() >= 1.0 - policy.audit
 
     def _auditing(self, key: Key, policy: CachePolicy, cached: Cached) -> Landed:
         """Keep what came, and compare it with the entry that was found."""
