@@ -65,6 +65,17 @@ def test_a_repeated_key_is_answered_again(gate: Gate, client: str, provider: str
     assert report["attempts"] == [] and report["cache"] == "hit-idempotent"
 
 
+def test_embeddings_are_given_again_too(gate: Gate) -> None:
+    """The same bytes."""
+    gate.fresh()
+    body = b'{"model": "openai/m", "input": ["a", "b"]}'
+    first, again = (
+        gate.http("POST", "/v1/embeddings", body, {"idempotency-key": "vectors"}) for _ in range(2)
+    )
+    assert (first.status, again.headers["idempotent-replayed"]) == (200, "true")
+    assert first.body == again.body and len(gate.provider.requests) == 1
+
+
 @streamed
 def test_both_sdks_replay(gate: Gate, stream: bool) -> None:
     """By `extra_headers`: the second call of the same key reads like the first."""
