@@ -18,6 +18,7 @@ import gc
 import json
 import math
 import os
+import random
 import platform
 import re
 import shutil
@@ -239,9 +240,11 @@ def start_upstream(cores: Cores, plan: Plan) -> Server:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+    """One that nobody is given by chance before the server takes it: below the ports that systems hand out (Linux: from 32768)."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _started(
