@@ -18,8 +18,8 @@ import gc
 import json
 import math
 import os
-import random
 import platform
+import random
 import re
 import shutil
 import signal
