@@ -6,6 +6,7 @@ with the one before, from the beginning, by whole messages, if that is 1,024 tok
 breaks when a request does not begin with all of the one before.
 
 Dialogues are replayed at 4,000 and 8,000 tokens of budget each, and at 32,000 as one conversation, end to end. Counts are exact (o200k_base).
+With `--pause N` every Nth request comes when the cache has forgotten all (nothing is read), and the planner is told so, or, in a line of its own, not.
 The yardstick is "newest turns, cut to 50 % when full", which recalls nothing.
 """
 
@@ -19,6 +20,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+import msgspec
 
 from context_recall import read
 from headrace.context import Log, Period, Profile, pack, plan
@@ -60,8 +63,9 @@ Sent = list[tuple[Message, int]]
 class Replay:
     """A conversation that is asked turn by turn."""
 
-    def __init__(self, turns: Sequence[str], count: TextCounter) -> None:
+    def __init__(self, turns: Sequence[str], count: TextCounter, pause: int = 0) -> None:
         self.count = count
+        self.pause = pause
         self.system = self.message("system", SYSTEM)
         self.turns = [
             self.message("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(turns)
@@ -81,7 +85,7 @@ class Replay:
                 common += 1
             tokens = sum(part[1] for part in sent)
             read = sum(part[1] for part in sent[:common])
-            read = read if read >= LEAST else 0
+            read = read if read >= LEAST and not self.cold(end) else 0
             cost.requests += 1
             cost.sent += tokens
             cost.cost += READ * read + WRITE * (tokens - read)
@@ -89,6 +93,10 @@ class Replay:
             cost.over += budget is not None and tokens > budget + self.system[1]
             before = sent
         return cost
+
+    def cold(self, end: int) -> bool:
+        """Whether the request comes after a pause."""
+        return self.pause > 0 and (end // 2 + 1) % self.pause == 0
 
     def full(self, end: int) -> Sent:
         return [self.system, *self.turns[:end]]
@@ -107,7 +115,7 @@ class Replay:
         return ask
 
     def ours(
-        self, budget: int, policy: ContextPolicy, seconds: list[float]
+        self, budget: int, policy: ContextPolicy, seconds: list[float], *, told: bool
     ) -> tuple[Callable[[int], Sent], Cost]:
         """The product, and what it says of itself."""
         log, said = Log(count=self.count, likeness=shipped()), Cost()
@@ -120,7 +128,8 @@ class Replay:
             for message, _ in self.turns[len(log) - 1 : end]:
                 log.append((message,))
             began = time.thread_time()
-            made = plan(log, policy, profile, period=period)
+            age = 3_600.0 if told and self.cold(end) else 0.0
+            made = plan(log, policy, msgspec.structs.replace(profile, cache_age=age), period=period)
             seconds.append(time.thread_time() - began)
             period = made.period
             said.compactions += made.compacted
@@ -135,6 +144,9 @@ class Replay:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", type=Path, help="dialogues in LoCoMo's schema")
+    parser.add_argument(
+        "--pause", type=int, default=0, metavar="N", help="every Nth request finds no prompt cache"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     options = parser.parse_args()
     count = exact_counter("o200k_base")
@@ -151,15 +163,18 @@ def main() -> int:
         results: dict[str, Cost] = {}
         seconds: list[float] = []
         for number, turns in enumerate(conversations, 1):
-            replay = Replay(turns, count)
+            replay = Replay(turns, count, options.pause)
             strategies = {
                 "all of it": replay.full,
                 "newest turns": replay.newest(budget, cut_to=1.0),
                 "newest turns, cut to 50 %": replay.newest(budget, cut_to=0.5),
             }
             said: dict[str, Cost] = {}
-            for name, policy in (("headrace, no recall", NO_RECALL), ("headrace", ContextPolicy())):
-                strategies[name], said[name] = replay.ours(budget, policy, seconds)
+            ours = [("headrace, no recall", NO_RECALL, True), ("headrace", ContextPolicy(), True)]
+            if options.pause:
+                ours += [("headrace, pauses not told", ContextPolicy(), False)]
+            for name, policy, told in ours:
+                strategies[name], said[name] = replay.ours(budget, policy, seconds, told=told)
             for name, ask in strategies.items():
                 cost = replay.run(None if name == "all of it" else budget, ask)
                 if name in said:

@@ -178,6 +178,7 @@ STREAMED = b',"stream":true,"stream_options":{"include_usage":true}'
 # --- the layer alone --------------------------------------------------------------------------------------------------
 
 POLICY = ContextPolicy(budget=900)
+TIGHT = ContextPolicy(budget=380, recall=0.0)
 
 
 def context() -> Context:
@@ -380,6 +381,32 @@ def test_a_conversation_goes_on_from_what_its_provider_counted() -> None:
     assert made.likely is not None and 321 < made.likely <= made.tokens
     assert packed(layer, longer, tenant="another")[1].anchored is None
     assert packed(layer, longer, dialect="anthropic")[1].anchored is None
+
+
+@pytest.mark.parametrize(("hour", "cold"), [(0, True), (9, False)])
+def test_the_age_of_the_prompt_cache_is_known(hour: int, cold: bool) -> None:
+    """It is counted from the last request; a provider that wrote for an hour remembers for one."""
+    layer, said, target = context(), dialogue(9), Target("openai", "m")
+    ages: list[tuple[float | None, bool]] = []
+    for wall in (1_000.0, 1_400.0):
+        request = Request(
+            body=Body(wire=body("m", said), dialect=by_name("openai-chat")),
+            route=Route(name="r", cascade=(target,), context=TIGHT),
+            call=Call(id="c", started_at=0.0, started_wall=wall),
+            stream=False,
+            target=target,
+        )
+        layer.packed(request, TIGHT, target)
+        made = request.call.plan
+        assert isinstance(made, Plan)
+        ages.append((made.decision.cache_age, made.decision.cold))
+        usage = Usage(input_tokens=200, cache_write_1h_tokens=hour)
+        attempt = Attempt(number=1, target=target, started_at=0.0, started_wall=wall, usage=usage)
+        attempt.end("ok", 1.0)
+        request.call.attempts.append(attempt)
+        request.call.end(200, 1.0)
+        said = [*said, {"role": "assistant", "content": "I see. " * 60}, {"role": "user", "content": "And?"}]
+    assert ages == [(None, False), (400.0, cold)]
 
 
 def test_calls_of_headrace_itself_are_not_packed() -> None:

@@ -505,6 +505,26 @@ def test_a_new_prefix_is_begun_when_it_pays_for_itself() -> None:
     assert plan(log, policy, Profile(limit=limit)).decision.action == "as is"
 
 
+def test_a_cold_prompt_cache_is_a_good_time_to_compact() -> None:
+    """After a pause a plan that would wait goes down, and one that is near the trigger as well; a warm cache, and an unknown one, wait."""
+    policy, log = ContextPolicy(recall=0.0, summary=0.0), Log.of(conversation(3))
+    size = sum(turn.tokens.bound for turn in log.turns)
+    over = Profile(limit=int(size / 0.9))
+    cold = plan(log, policy, msgspec.structs.replace(over, cache_age=301.0))
+    assert cold.compacted and cold.decision.action == "compact"
+    assert (cold.decision.cold, cold.decision.cache_age, cold.decision.pays_after) == (True, 301.0, 0.0)
+    assert (cold.decision.read, cold.decision.write) == (0.1, 1.25)
+    for profile in (over, msgspec.structs.replace(over, cache_age=299.0)):
+        assert plan(log, policy, profile).decision.action == "wait"
+    kept = msgspec.structs.replace(over, cache_age=301.0, cache_ttl=3_600.0)
+    assert plan(log, policy, kept).decision.action == "wait"
+    near = Profile(limit=int(size / 0.8))
+    assert plan(log, policy, near).decision.action == "as is"
+    assert plan(log, policy, msgspec.structs.replace(near, cache_age=301.0)).compacted
+    far = Profile(limit=int(size / 0.6), cache_age=301.0)
+    assert plan(log, policy, far).decision.action == "as is"
+
+
 def test_clearing_tool_output_is_named_apart() -> None:
     """A loop of one request in which only outputs went says so."""
     log, period, actions = Log.of(conversation(1)), None, []

@@ -109,12 +109,15 @@ class _Conversation:
 
 @dataclass(slots=True)
 class _Known:
-    """A request that was planned: the first `length` turns of a conversation, where that plan ended, and what the provider counted."""
+    """A request that was planned: the first `length` turns of a conversation, where that plan ended, when it was sent (wall time), what the
+    provider counted, and for how many seconds its prompt cache holds."""
 
     conversation: _Conversation
     length: int
     period: Period
+    sent: float
     anchor: Anchor | None = None
+    cache_ttl: float = Profile().cache_ttl
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +243,16 @@ class Context:
         """As `packed`. `at_most`: a limit in tokens below the policy's and the model's."""
         scope = _scope(request, target)
         count, exact = self._counter(target)
-        conversation, period, anchor = self._conversation(scope, asked, request.body, count, stored)
+        conversation, period, known = self._conversation(scope, asked, request.body, count, stored)
         correction = self._corrections.setdefault(scope[2], Correction())
         factor = max(1.0, correction.factor or 1.0) if exact else correction.factor
         profile = self._profile(request, policy, target, asked.head, count, factor)
         if at_most is not None:
             limit = at_most if profile.limit is None else min(at_most, profile.limit)
             profile = msgspec.structs.replace(profile, limit=limit)
+        if known is not None:
+            age = max(0.0, request.call.started_wall - known.sent)
+            profile = msgspec.structs.replace(profile, cache_age=age, cache_ttl=known.cache_ttl)
         log = conversation.log
         try:
             made = plan(
@@ -254,14 +260,14 @@ class Context:
                 policy,
                 profile,
                 period=period,
-                anchor=anchor,
+                anchor=None if known is None else known.anchor,
                 documents=self._documents.get(request.route.name),
                 summarise=conversation.abstracts if policy.summariser else None,
             )
         except ContextTooLong as error:
             error.target = scope[2]
             raise
-        known = self._remember(scope, conversation, made.period)
+        remembered = self._remember(scope, conversation, made.period, request.call.started_wall)
         if request.route.stores_content:
             now = request.call.started_wall
             until = now + request.route.retention_s
@@ -274,7 +280,7 @@ class Context:
         call = request.call
         call.plan = made
         likely = estimate_chat(asked.head, count).likely + _likely(log, sent)
-        call.on_end.append(lambda call: _learn(call, made, target, likely, correction, known))
+        call.on_end.append(lambda call: _learn(call, made, target, likely, correction, remembered))
         if not made.changed:
             return request
         call.warn(_said(made))
@@ -394,19 +400,19 @@ class Context:
 
     def _conversation(
         self, scope: _Scope, asked: _Asked, body: Body, count: TextCounter, stored: _Stored | None
-    ) -> tuple[_Conversation, Period | None, Anchor | None]:
-        """The log of the request, gone on from the longest beginning that is remembered, where its plan ended, and what the provider counted."""
+    ) -> tuple[_Conversation, Period | None, _Known | None]:
+        """The log of the request, gone on from the longest beginning that is remembered, where its plan ended, and what it goes on from."""
         known, length = self._longest(scope, asked)
         if known is None:
             log = Log(seed=asked.seed, count=count, likeness=self._likeness)
-            conversation, period, anchor = _Conversation(log, [], Abstracts()), None, None
+            conversation, period = _Conversation(log, [], Abstracts()), None
         else:
-            conversation, period, anchor = known.conversation, known.period, known.anchor
+            conversation, period = known.conversation, known.period
             if len(conversation.log) > length:
                 # The conversation went on in another way from here; this request gets a log of its own.
                 conversation = conversation.fork(length)
         if stored is not None and stored.length > length:
-            period, anchor = stored.period, None
+            period, known = stored.period, None
         try:
             for position in range(length, len(asked.keys)):
                 raw = asked.keys[position]
@@ -418,11 +424,11 @@ class Context:
         except InvalidRequest:
             _ = body.chat  # says which message it is
             raise
-        return conversation, period, anchor
+        return conversation, period, known
 
-    def _remember(self, scope: _Scope, conversation: _Conversation, period: Period) -> _Known:
+    def _remember(self, scope: _Scope, conversation: _Conversation, period: Period, sent: float) -> _Known:
         turns = conversation.log.turns
-        known = _Known(conversation, len(turns), period)
+        known = _Known(conversation, len(turns), period, sent)
         if turns:
             key = (scope, turns[-1].digest)
             self._known[key] = known
@@ -476,6 +482,8 @@ def _learn(
                 correction.observe(likely, reported)
                 if reported > 0:
                     known.anchor = Anchor(reported, likely)
+                if attempt.usage.cache_write_1h_tokens > 0:
+                    known.cache_ttl = 3_600.0
             return
 
 

@@ -148,8 +148,11 @@ class Decision(Struct, frozen=True, kw_only=True):
         load, trigger: What counts towards the trigger, and where that is; None without a limit.
         freed, following: What a new prefix frees, and what has to be written to the prompt cache anew behind it.
         pays_after: Requests after which it has paid for itself: (write - read) / read x following / freed, with the prices of the prompt
-            cache. None where nothing is freed.
+            cache; 0 where the cache is cold, for all has to be written anyway. None where nothing is freed.
         expected: Requests that are expected to follow: as many as there were.
+        read, write: What a token costs that is read from the prompt cache, or written to it, in prices of an input token.
+        cache_age: Seconds since the request that this one goes on from; None where nobody knows.
+        cold: Whether the prompt cache has forgotten it since.
     """
 
     action: Literal["as is", "wait", "clear", "compact"]
@@ -159,6 +162,10 @@ class Decision(Struct, frozen=True, kw_only=True):
     following: int = 0
     pays_after: float | None = None
     expected: int = 0
+    read: float | None = None
+    write: float | None = None
+    cache_age: float | None = None
+    cold: bool = False
 
 
 class Plan(Struct, frozen=True, kw_only=True):

@@ -51,7 +51,8 @@ MIN_PROGRESS = 0.25
 prompt cache."""
 
 PREPARED = 0.85
-"""The share of the trigger from which on a summary is prepared."""
+"""The share of the trigger from which on a summary is prepared, and from which on a compaction takes place where the prompt cache is cold: it
+is near, and all has to be written anyway."""
 
 RECALL_FLOOR, DOCUMENTS_FLOOR = 200, 500
 """Tokens that one turn may be given even where its share of the section is less, if the section has them: some five turns of a talk, two
@@ -196,6 +197,10 @@ class _Planner:
         """What has to be added to our count, to begin from the provider's: below 0 where ours was too high."""
         return self.drift if self.goes_on(state) else 0
 
+    def cold(self, end: int) -> bool:
+        """Whether the request at `end` is the one at hand, and finds nothing in the prompt cache."""
+        return self.profile.cold and end == len(self.turns)
+
     def high(self, state: Period, end: int) -> int:
         """What the load may grow to. After a compaction the other sections' whole shares are kept free."""
         policy, room = self.policy, self.room(end)
@@ -250,6 +255,8 @@ class _Planner:
         """The state after the request at `end`: itself, or a new period."""
         load, high = self.load(state, end), self.high(state, end)
         size = load + self.off(state)
+        if self.cold(end):
+            high = int(high * PREPARED)
         self.decision = Decision(action="as is", load=size, trigger=high)
         if size <= high:
             return state
@@ -268,9 +275,12 @@ class _Planner:
         """Whether to go from a load of `before` to `after`, `freed` less by our count: at once where it does not fit otherwise, else if it frees enough, and pays for
         itself within the requests to come."""
         read, write = self.profile.read, self.profile.write
+        cold = self.cold(end)
         summary = self.share(self.policy.summary, end)
         following = after + summary
         pays_after = max(0.0, write - read) / read * following / freed if freed > 0 and read > 0 else None
+        if cold and freed > 0:
+            pays_after = 0.0
         expected = bisect_left(self.tally.opens, end)
         must = before + summary > self.room(end)
         pays = freed >= MIN_PROGRESS * (after + freed) and pays_after is not None and pays_after <= expected
@@ -281,6 +291,10 @@ class _Planner:
             following=following,
             pays_after=None if pays_after is None else round(pays_after, 2),
             expected=expected,
+            read=read,
+            write=write,
+            cache_age=self.profile.cache_age,
+            cold=cold,
         )
 
     def foreseen(self, state: Period) -> tuple[Turn, ...]:

@@ -17,6 +17,8 @@ class Profile(Struct, frozen=True, kw_only=True):
     `limit` is the most input, None without one; `fixed` what every request carries beside the log (tools, a system prompt outside the
     messages, framing); `factor` turns likely counts into planned ones (`tokens.Correction.factor`; 1 for an exact counter), None to
     plan with upper bounds. `read` and `write` are what a token costs that is read from the prompt cache, or written to it, in prices of an input token.
+    `cache_age` is how long ago, in seconds, the request was sent that this one goes on from, None where nobody knows; after `cache_ttl` the provider
+    has forgotten it (Anthropic documents five minutes unless an hour is asked for, OpenAI five to ten).
     """
 
     limit: int | None = None
@@ -24,6 +26,13 @@ class Profile(Struct, frozen=True, kw_only=True):
     factor: float | None = None
     read: float = 0.1
     write: float = 1.25
+    cache_age: float | None = None
+    cache_ttl: float = 300.0
+
+    @property
+    def cold(self) -> bool:
+        """Whether the prompt cache is known to have nothing of this conversation."""
+        return self.cache_age is not None and self.cache_age > self.cache_ttl
 
     def cost(self, estimate: Estimate) -> int:
         """The count to plan with, never above the estimate's bound."""
