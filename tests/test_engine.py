@@ -13,7 +13,7 @@ from headrace.engine import LAYERS, Engine, as_route
 from headrace.errors import CredentialsMissing, UnknownModel
 from headrace.handler import Body, Route
 from headrace.testing import make_request
-from headrace.types import Chat, Target, Tool
+from headrace.types import Chat, Reasoning, Target, Tool
 
 TOML = """
 [providers.vllm]
@@ -177,3 +177,39 @@ def test_closing_an_engine_that_did_nothing(tmp_path: Path) -> None:
         await house.aclose()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("target", "members"),
+    [
+        ("anthropic/claude-sonnet-4-5", {}),
+        ("anthropic/claude-opus-4-6", None),
+        ("anthropic/claude-3-sonnet-20240229", None),
+        ("anthropic/nobody-knows", None),
+        ("openai/gpt-5", None),
+        ("deepseek/deepseek-v3", None),
+        ("local/default", None),
+        ("mistral/codestral-latest", {"prefix": msgspec.Raw(b"true")}),
+        ("vllm/mine", {}),
+    ],
+)
+def test_who_is_sent_a_prefill(tmp_path: Path, target: str, members: dict[str, msgspec.Raw] | None) -> None:
+    """Only a model that is known to take one, in an API that does; never while it is to think."""
+    house = engine(
+        tmp_path,
+        """
+[providers.vllm]
+dialect = "openai-chat"
+base_url = "http://127.0.0.1:9/v1"
+[prices."vllm/mine"]
+prefill = true
+[routes.r]
+cascade = ["anthropic/claude-sonnet-4-5", "mistral/codestral-latest", "openai/gpt-5", "deepseek/deepseek-v3"]
+""",
+    )
+    asked = make_request()
+    provider, model = target.split("/", 1)
+    assert house._prefill(Target(provider, model), asked) == members
+    thinks = msgspec.structs.replace(asked.body.chat, reasoning=Reasoning(budget_tokens=2000))
+    asked = msgspec.structs.replace(asked, body=Body(chat=thinks))
+    assert house._prefill(Target(provider, model), asked) is None

@@ -241,6 +241,19 @@ def test_the_sdks_read_a_continued_answer_as_one(gate: Gate, provider: str, bad:
 
 
 @pairs
+def test_words_that_do_not_fit_bought_nothing(gate: Gate, client: str, provider: str) -> None:
+    """A short answer has come to its end before it is judged: it is a failed attempt all the same, and its cost wasted."""
+    gate.provider.reset()
+    gate.provider.on("first", always=CutStream(after=9, answer=WHOLE_TEXT))
+    gate.provider.on("second", always=Answer("Sure! Rivers are great.", usage=(9, 4)))
+    got = gate.post(client, ask(client, f"continue-{provider}", stream=True))
+    assert b"Rivers" not in got.body
+    _, bad = gate.report(got.headers["x-request-id"])["attempts"]
+    assert (bad["outcome"], bad["reason"], bad["purpose"]) == ("error", "invalid_output", "continue")
+    assert bad["tokens"]["output"] == 4 and bad["wasted_usd"] == bad["cost_usd"]
+
+
+@pairs
 def test_a_model_that_takes_a_prefill_is_sent_one(gate: Gate, client: str, provider: str) -> None:
     """Its last message is the text so far, without white space at the end; the answer ends as any other."""
     gate.provider.reset()
@@ -251,5 +264,7 @@ def test_a_model_that_takes_a_prefill_is_sent_one(gate: Gate, client: str, provi
     assert last["role"] == "assistant"
     said = last["content"] if isinstance(last["content"], str) else last["content"][0]["text"]
     assert said == " ".join(TOLD.split()[: len(said.split())]) and len(said.split()) > 6
+    report = gate.report(got.headers["x-request-id"])
+    assert [attempt["outcome"] for attempt in report["attempts"]] == ["broken", "ok"]
     assert got.body.count(b"[DONE]" if client == "openai" else b"event: message_stop") == 1
     assert got.body.count(b"message_start\ndata") == (client == "anthropic")

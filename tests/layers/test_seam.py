@@ -105,6 +105,12 @@ def test_a_prefilled_model_that_tells_it_again_is_refused() -> None:
     ):
         with pytest.raises(NoSeam):
             join(said, more, exact=True)
+    with pytest.raises(NoSeam, match="another way"):
+        join(
+            said + " ends. ",
+            "The river rises in the high meadows, nobody ever visited because everything flooded.",
+            exact=True,
+        )
 
 
 @pytest.mark.parametrize(

@@ -294,8 +294,8 @@ async def _relay(
         exchange.start(200, STREAM_TYPE + _answer_headers(call, whole=False))
     encoder = None
     terminated = False
-    # What comes from two targets is one message, so there the bytes are always our own.
-    verbatim = dialect.name if request.route.mid_stream not in ("restart", "continue") else None
+    # A restart must number the blocks of the next answer on, so there the bytes are always our own.
+    verbatim = dialect.name if request.route.mid_stream != "restart" else None
     try:
         async for batch in stream:
             pieces: list[bytes] = []

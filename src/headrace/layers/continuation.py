@@ -162,6 +162,7 @@ class _Continuing:
     # --- what passes --------------------------------------------------------------------------------------------------
 
     def _followed(self, batch: Batch) -> Batch:
+        """Without the bytes of the wire: what two providers said is one message."""
         followed: Batch = []
         for frame in batch:
             events = tuple(event for told in frame.events for event in self._event(told))
