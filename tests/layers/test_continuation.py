@@ -11,6 +11,7 @@ import pytest
 from tests.layers.test_cascade import A, B, request
 
 from headrace.budget import Account, bound
+from headrace.dialects import by_name
 from headrace.errors import ConnectFailed, ProviderUnavailable, StreamBroken
 from headrace.handler import Body, Handler, Request, assemble, stack
 from headrace.layers.cascade import Cascade
@@ -256,6 +257,16 @@ def test_an_answer_with_a_form_behaves_as_error() -> None:
     chat = msgspec.structs.replace(asked.body.chat, response_format=ResponseFormat(kind="json_object"))
     with pytest.raises(StreamBroken):
         run(house.events(msgspec.structs.replace(asked, body=Body(chat=chat))), house.clock)
+    assert house.provider.targets == [A]
+
+
+def test_a_body_that_cannot_be_read_behaves_as_error() -> None:
+    """The caller hears that the answer broke, not that a request was wrong which its provider took."""
+    house = House("b")
+    house.provider.on(A, play(*PIECES[:6], end=(GONE,)))
+    odd = Body(wire=b'{"model": "m", "messages": 7}', dialect=by_name("openai-chat"))
+    with pytest.raises(StreamBroken):
+        run(house.events(msgspec.structs.replace(house.to(A, B), body=odd)), house.clock)
     assert house.provider.targets == [A]
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from headrace.call import Attempt
 from headrace.clock import Clock
-from headrace.errors import HeadraceError, InvalidOutput, Malformed, StreamBroken
+from headrace.errors import HeadraceError, InvalidOutput, InvalidRequest, Malformed, StreamBroken
 from headrace.handler import Body, Handler, Request, Stream
 from headrace.layers.seam import NoSeam, Seam, anchor
 from headrace.tokens import estimate_chat, estimate_text
@@ -51,7 +51,10 @@ def is_plain(request: Request) -> bool:
     """Whether an answer to `request` can be continued at all: one plain text, not held to a form."""
     if request.output is not None or request.route.repair or request.choices != 1:
         return False
-    form = request.body.chat.response_format
+    try:
+        form = request.body.chat.response_format
+    except InvalidRequest:  # its own provider could read it, we cannot
+        return False
     return form is None or form.kind == "text"
 
 
