@@ -1,6 +1,6 @@
 """Whether the bound is kept on traffic of one's own: certified thresholds, audits by lot, and answers that change on the way.
 
-    benchmarks/semcache_certify.py STREAM... [--scores FILE] [--requests N] [--runs N] [--drift SHARE] [--audit SHARE] [--json]
+    benchmarks/semcache_certify.py STREAM... [--scores FILE] [--requests N] [--runs N] [--drift SHARE] [--audit SHARE] [--max-wrong SHARE...] [--json]
 
 Streams are those of `benchmarks/semcache.py`. Each is asked once, as there, and the probability of every candidate is recorded with whether its class was the
 question's; `--scores` keeps these records in a file, and reads them from there when it exists. Then requests are drawn from the records with
@@ -119,7 +119,7 @@ def table(recorded: dict[str, Any], arguments: argparse.Namespace) -> list[dict[
     verifier = Verifier([0.0] * len(semcache.FEATURES), 0.0, thresholds, "")
     scores = [(p, right) for p, right in recorded["candidates"]]
     found = []
-    for target in TARGETS:
+    for target in arguments.max_wrong:
         for begins in ("prior", "shadow"):
             until = arguments.requests // 4 if begins == "shadow" else 0
             runs = [
@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--drift", type=float, default=0.05, help="right answers that become wrong half-way")
     parser.add_argument("--audit", type=float, default=0.02)
+    parser.add_argument("--max-wrong", type=float, nargs="+", default=TARGETS, metavar="SHARE")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.scores is not None and arguments.scores.exists():
