@@ -89,14 +89,14 @@ class Attempt(msgspec.Struct, kw_only=True):
         if self.judged or outcome != "ok":
             self.judge()
 
-    def judge(self, error: InvalidOutput | None = None) -> None:
+    def judge(self, error: ProviderError | None = None, outcome: Outcome = "error") -> None:
         """Say what an answer that ended well is worth, once: nothing, with the `error` that says why. Runs what registered for it;
         does nothing before the end."""
         if self.outcome == "pending":
             return
         if error is not None:
-            self.outcome, self.error = "error", error
-            self.error_kind, self.error_message = error.kind, error.problem
+            self.outcome, self.error, self.error_kind = outcome, error, error.kind
+            self.error_message = error.problem if isinstance(error, InvalidOutput) else error.message
             self.wasted = self.cost
         self.judged = True
         callbacks, self.on_judged = self.on_judged, []

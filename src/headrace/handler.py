@@ -118,6 +118,8 @@ class Dialect(Protocol):
     path: str
     default_headers: Headers
     """Sent where the caller sent none of that name (`anthropic-version`)."""
+    terminator: bytes
+    """What ends a whole stream: `[DONE]`, `message_stop`."""
 
     def peek(self, body: bytes) -> Peek:
         """The few members that routing needs, without decoding the rest. Raises `InvalidRequest` naming the member at

@@ -44,7 +44,7 @@ class SSEEvent(Struct, frozen=True, gc=False):
 class SSEParser:
     """Cuts a stream into events; any split of the bytes gives the same events.
 
-    The `raw` of all events together is the stream, but for blank lines at its very end.
+    The `raw` of all events together is the stream, but for its very end: the blank line that is missing there, or is one too many.
 
     Args:
         max_event_bytes: An event longer than this, 1 or more, ends the parsing with `Malformed`.
@@ -89,12 +89,14 @@ class SSEParser:
         return self._cut(whole, found.end())
 
     def close(self) -> list[SSEEvent]:
-        """The stream has ended: the last event, if its blank line is missing. Raises as `feed` does."""
+        """The stream has ended: the last event, if all that is missing is its blank line, which `raw` has then: a relay may have more
+        to say. What has no data is the beginning of something that never came. Raises as `feed` does."""
         if self._broken:
             raise self._too_long()
         block = bytes(self._tail)
         self._tail.clear()
-        return [_parse(block, self._at_start)] if block.strip(b"\r\n") else []
+        event = _parse(block.rstrip(b"\r\n") + b"\n\n", self._at_start)
+        return [event] if event.data else []
 
     def _one(self, data: bytes) -> SSEEvent | None:
         """The event when `data` is exactly one of the usual form, as most reads are: one data line, with or without a name."""
@@ -131,7 +133,7 @@ class SSEParser:
                             events.append(SSEEvent("", buffer[start + 6 : line], buffer[start : line + 2]))
                             start = line + 2
                             continue
-                    elif starts(b"event: ", start) and starts(b"data: ", line + 1):
+                    elif line >= 0 and starts(b"event: ", start) and starts(b"data: ", line + 1):
                         last = find(b"\n", line + 7)
                         if last >= 0 and starts(b"\n", last + 1):
                             name = buffer[start + 7 : line].decode("utf-8", "replace")

@@ -324,9 +324,11 @@ async def _relay(
         if terminated:
             exchange.finish()
         else:
-            last = encoder or dialect.encoder(include_usage=False, model=_answered_by(call), id=call.id)
+            # Of a stream of the provider's own bytes only the terminator can be missing.
             ended()
-            exchange.finish(_receipt(call, told=told) + last.end())
+            exchange.finish(
+                _receipt(call, told=told) + (dialect.terminator if encoder is None else encoder.end())
+            )
         return 200
     except HeadraceError as error:
         broken = error if isinstance(error, StreamBroken) else StreamBroken(error.message)

@@ -41,9 +41,11 @@ class WholeCalls:
         return handle
 
     async def _whole(self, inner: Handler, request: Request) -> Stream:
-        stream = await inner(request)
-        assert request.attempt is not None
-        whole = _Whole(stream, request.attempt, self.clock)
+        attempt = request.attempt
+        assert attempt is not None
+        # What the provider ended well may still be of no use: the ledger waits for that, unless it waits for somebody above anyway.
+        judges, attempt.judged = attempt.judged, False
+        whole = _Whole(await inner(request), attempt, self.clock, judges=judges)
         try:
             await whole.commit()
         except BaseException:
@@ -55,12 +57,13 @@ class WholeCalls:
 class _Whole:
     """The stream, with what is kept back of it."""
 
-    __slots__ = ("_attempt", "_clock", "_error", "_held", "_open", "_ready", "_size", "_stream")
+    __slots__ = ("_attempt", "_clock", "_error", "_held", "_judges", "_open", "_ready", "_size", "_stream")
 
-    def __init__(self, stream: Stream, attempt: Attempt, clock: Clock) -> None:
+    def __init__(self, stream: Stream, attempt: Attempt, clock: Clock, *, judges: bool) -> None:
         self._stream = stream
         self._attempt = attempt
         self._clock = clock
+        self._judges = judges
         self._error: ModelFailed | None = None
         self._open: dict[int, list[str]] = {}
         self._size = 0
@@ -100,6 +103,8 @@ class _Whole:
                 released.append(frame)
             else:
                 self._held.append(frame)
+        if self._judges and not self._open:
+            self._attempt.judge()
         return released
 
     def _see(self, event: Event) -> None:
@@ -126,12 +131,11 @@ class _Whole:
 
     def _spoil(self, error: ProviderError) -> None:
         """The attempt was paid for, and it bought nothing; it may have ended well already."""
-        attempt, now = self._attempt, self._clock.now()
-        attempt.fail(error, now, "broken")
-        if attempt.error is not error:
-            attempt.outcome, attempt.error = "broken", error
-            attempt.error_kind, attempt.error_message = error.kind, error.message
-            attempt.wasted = attempt.cost
+        attempt = self._attempt
+        if attempt.outcome == "ok":
+            attempt.judge(error, "broken")
+        else:
+            attempt.fail(error, self._clock.now(), "broken")
 
     def __aiter__(self) -> AsyncIterator[Batch]:
         return self
@@ -140,8 +144,13 @@ class _Whole:
         if self._ready:
             return self._ready.popleft()
         while self._error is None:
-            released = self._sift(await anext(aiter(self._stream)))
-            if released:
+            try:
+                batch = await anext(aiter(self._stream))
+            except StopAsyncIteration:
+                if self._judges:
+                    self._attempt.judge()
+                raise
+            if released := self._sift(batch):
                 return released
         await self.aclose()
         raise StreamBroken(
@@ -154,6 +163,8 @@ class _Whole:
         self._held.clear()
         self._ready.clear()
         await self._stream.aclose()
+        if self._judges:
+            self._attempt.judge()
 
     def abort(self, error: BaseException) -> None:
         """As the stream's own."""

@@ -320,6 +320,14 @@ class UpstreamStream:
                 elif kind is Start:
                     attempt.model = event.model or attempt.model  # type: ignore[union-attr]
                 elif kind is End:
+                    if (
+                        not self._finished
+                    ):  # a terminator makes no answer whole, and the caller must not see it
+                        self._error = Malformed(
+                            "the answer was cut off: a terminator without a finish reason"
+                        )
+                        del batch[number:]
+                        return
                     self._ended = True
                     del batch[number + 1 :]  # nothing comes after the end, however the reads fell
                 elif is_content(event):

@@ -10,36 +10,47 @@ A fault of your own is a subclass of `Fault` with an `act` that writes to a `Wir
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import msgspec
 
 from headrace.testing.answers import Answer
 from headrace.testing.dialects import Trouble
-from headrace.testing.wire import Wire
+from headrace.testing.wire import Wire, cut
 
 __all__ = [
     "BadChunk",
     "BadKey",
+    "Bomb",
     "CleanCut",
     "CutJson",
     "CutStream",
+    "Doubled",
     "Empty",
     "ErrorEvent",
     "ErrorIn200",
     "Fault",
     "Filtered",
     "Garbage",
+    "Headless",
     "Html",
+    "Huge",
     "HugeHeader",
+    "Interim",
+    "LengthAndChunks",
+    "ManyHeaders",
     "NoSuchModel",
     "Overloaded",
     "QuotaGone",
     "RateLimited",
     "Raw",
+    "Redirect",
     "Refuse",
+    "Reordered",
     "Reset",
     "ServerError",
     "Silence",
@@ -47,6 +58,11 @@ __all__ = [
     "Stall",
     "Status",
     "TooLong",
+    "TwoLengths",
+    "Unfinished",
+    "Unterminated",
+    "UntilClose",
+    "WrongCharset",
     "WrongLength",
 ]
 
@@ -97,6 +113,7 @@ class Silence(Fault):
     answer: Answer | None = None
 
     async def act(self, wire: Wire) -> None:
+        wire.charge()
         await wire.sleep(self.seconds)
         await wire.play()
 
@@ -110,6 +127,93 @@ class HugeHeader(Fault):
     async def act(self, wire: Wire) -> None:
         body = wire.spell()
         wire.whole(body, headers={"x-huge": "h" * self.size})
+
+
+@dataclass(frozen=True, slots=True)
+class ManyHeaders(Fault):
+    """`count` response headers (2,000) before the answer."""
+
+    count: int = 2000
+
+    async def act(self, wire: Wire) -> None:
+        wire.whole(wire.spell(), headers={f"x-many-{number}": "h" for number in range(self.count)})
+
+
+@dataclass(frozen=True, slots=True)
+class TwoLengths(Fault):
+    """Two `content-length` headers that contradict each other, the first of them right."""
+
+    answer: Answer | None = None
+
+    async def act(self, wire: Wire) -> None:
+        data, head = wire.plain()
+        wire.write(head(len(data), {"Content-Length": str(len(data) // 2)}) + data)
+        wire.fin()
+
+
+@dataclass(frozen=True, slots=True)
+class LengthAndChunks(Fault):
+    """Both `content-length` and `transfer-encoding: chunked`, as in request smuggling; the body comes in chunks."""
+
+    answer: Answer | None = None
+
+    async def act(self, wire: Wire) -> None:
+        data, head = wire.plain()
+        wire.write(head(len(data), {"transfer-encoding": "chunked"}) + wire.chunk(data) + b"0\r\n\r\n")
+        wire.fin()
+
+
+@dataclass(frozen=True, slots=True)
+class UntilClose(Fault):
+    """The answer of an HTTP/1.0 server: no length, no chunks, its end is that of the connection.
+
+    It is a right answer; with `after` that of a server that died there (half of a buffered body), which HTTP cannot tell from a whole one.
+    """
+
+    after: int | None = None
+    answer: Answer | None = None
+
+    async def act(self, wire: Wire) -> None:
+        stream = wire.ask.stream
+        kind = "text/event-stream; charset=utf-8" if stream else "application/json"
+        head = f"HTTP/1.0 200 OK\r\ncontent-type: {kind}\r\nx-request-id: {wire.request_id}\r\n"
+        wire.write(f"{head}request-id: {wire.request_id}\r\n\r\n".encode())
+        if stream:
+            pieces = wire.pieces()
+            wire.write(
+                b"".join(
+                    piece.data
+                    for piece in (pieces if self.after is None else pieces[: cut(pieces, self.after)])
+                )
+            )
+        else:
+            body = wire.spell()
+            wire.write(body if self.after is None else body[: len(body) // 2])
+        wire.fin()
+
+
+@dataclass(frozen=True, slots=True)
+class Interim(Fault):
+    """`count` interim answers, 100 and 103 in turn, before the answer."""
+
+    count: int = 1000
+    answer: Answer | None = None
+
+    async def act(self, wire: Wire) -> None:
+        pair = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n"
+        wire.write(pair * (self.count // 2))
+        wire.at_once()
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect(Fault):
+    """Asks for the same request `to` another address, with the key and all; empty: where it was sent to, for ever."""
+
+    to: str = ""
+    status: int = 307
+
+    async def act(self, wire: Wire) -> None:
+        wire.whole(b"", status=self.status, headers={"location": self.to or wire.request.path})
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +423,73 @@ class WrongLength(Fault):
 
 
 @dataclass(frozen=True, slots=True)
+class Bomb(Fault):
+    """A body of `size` zero bytes (64 MiB), gzipped to a thousandth of that."""
+
+    size: int = 1 << 26
+
+    async def act(self, wire: Wire) -> None:
+        wire.charge()
+        kind = "text/event-stream; charset=utf-8" if wire.ask.stream else "application/json"
+        packed = _zeros(self.size)
+        wire.whole(packed, content_type=kind, headers={"content-encoding": "gzip"})
+
+
+@lru_cache(maxsize=4)
+def _zeros(size: int) -> bytes:
+    return gzip.compress(bytes(size))
+
+
+@dataclass(frozen=True, slots=True)
+class Huge(Fault):
+    """A text that does not end: `size` bytes (100 MB) in one string of JSON, in a stream in one event."""
+
+    size: int = 100_000_000
+    after: int = 0
+    answer: Answer | None = None
+
+    async def act(self, wire: Wire) -> None:
+        piece = b"a" * (1 << 20)
+        if wire.ask.stream:
+            await wire.play_until(self.after)
+            pieces = wire.pieces()
+            event = next(piece.data for piece in pieces if piece.content)
+            wire.write(wire.chunk(event[:-4]))
+        else:
+            wire.write(wire.stream_head().replace(b"text/event-stream; charset=utf-8", b"application/json"))
+            wire.write(wire.chunk(wire.spell()[:-4]))
+        for _ in range(self.size // len(piece)):
+            wire.write(wire.chunk(piece))
+            await wire.flush()
+        wire.write(b"0\r\n\r\n")
+        wire.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class WrongCharset(Fault):
+    """Text that is not UTF-8: a byte of Latin-1 in front of the text, in a stream in that of the content chunk behind `after`; all
+    else is right."""
+
+    after: int = 1
+    answer: Answer | None = None
+
+    async def act(self, wire: Wire) -> None:
+        if not wire.ask.stream:
+            body = _in_latin_1(wire.spell(), wire.answer.text)
+            wire.whole(body, content_type="application/json; charset=iso-8859-1")
+            return
+        pieces, words = wire.pieces(), wire.answer.pieces
+        at = cut(pieces, self.after)
+        bad = replace(pieces[at], data=_in_latin_1(pieces[at].data, words[min(self.after, len(words) - 1)]))
+        await wire.events([*pieces[:at], bad, *pieces[at + 1 :]])
+
+
+def _in_latin_1(data: bytes, text: str) -> bytes:
+    word = msgspec.json.encode(text)[:-1]
+    return data.replace(word, b'"\xe9' + word[1:], 1)
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorIn200(Fault):
     """Status 200 and a JSON body that is an error, whether a stream was asked for or not. `error`: as for `ErrorEvent`."""
 
@@ -370,6 +541,83 @@ class CleanCut(Fault):
         await wire.play_until(self.after)
         wire.write(b"0\r\n\r\n")
         wire.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class Unterminated(Fault):
+    """Everything is said, the finish too, and HTTP ends in order; `[DONE]` or `message_stop` is missing. It is a whole answer."""
+
+    answer: Answer | None = None
+
+    async def act(self, wire: Wire) -> None:
+        if wire.ask.stream:
+            await wire.events(wire.pieces()[:-1])
+        else:
+            wire.at_once()
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished(Fault):
+    """A terminator without a finish: nothing stands between the last word and `[DONE]` or `message_stop`.
+
+    A buffered answer is cut JSON. `after`: the words end there.
+    """
+
+    after: int = 1
+    answer: Answer | None = None
+
+    async def act(self, wire: Wire) -> None:
+        if not wire.ask.stream:
+            await CutJson(answer=self.answer).act(wire)
+            return
+        pieces = wire.pieces()
+        await wire.events([*pieces[: cut(pieces, self.after)], pieces[-1]])
+
+
+@dataclass(frozen=True, slots=True)
+class Doubled(Fault):
+    """The first event of a stream comes twice, again behind `after` content chunks. A buffered answer comes twice in one body."""
+
+    after: int = 1
+    answer: Answer | None = None
+
+    async def act(self, wire: Wire) -> None:
+        if not wire.ask.stream:
+            wire.whole(wire.spell() * 2)
+            return
+        pieces = wire.pieces()
+        at = cut(pieces, self.after)
+        await wire.events([*pieces[:at], pieces[0], *pieces[at:]])
+
+
+@dataclass(frozen=True, slots=True)
+class Reordered(Fault):
+    """The finish comes behind `after` content chunks, and the rest of the words only behind it; buffered answers are right."""
+
+    after: int = 1
+    answer: Answer | None = None
+
+    async def act(self, wire: Wire) -> None:
+        if not wire.ask.stream:
+            wire.at_once()
+            return
+        pieces = wire.pieces()
+        at, end = cut(pieces, self.after), cut(pieces, len(pieces))
+        await wire.events([*pieces[:at], *pieces[end:-1], *pieces[at:end], pieces[-1]])
+
+
+@dataclass(frozen=True, slots=True)
+class Headless(Fault):
+    """A stream that begins with its first content: the events before it are missing. Buffered answers are right."""
+
+    answer: Answer | None = None
+
+    async def act(self, wire: Wire) -> None:
+        if not wire.ask.stream:
+            wire.at_once()
+            return
+        pieces = wire.pieces()
+        await wire.events(pieces[cut(pieces, 0) :])
 
 
 @dataclass(frozen=True, slots=True)

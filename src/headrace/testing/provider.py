@@ -6,6 +6,7 @@ It speaks OpenAI's chat completions and Anthropic's messages, buffered and strea
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,7 @@ class FakeProvider:
         keep_requests: Whether `requests` is kept; say no in load tests.
         clock: What delays wait on and `Received.t` is read from; the machine's by default.
         port: The port; 0 picks a free one.
+        tls: What `https` is spoken with, on this port and nothing else; None: plain `http`.
 
     Attributes:
         requests: What was received, in order.
@@ -79,6 +81,7 @@ class FakeProvider:
         keep_requests: bool = True,
         clock: Clock | None = None,
         port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.requests: list[Received] = []
         self.connections = 0
@@ -90,6 +93,7 @@ class FakeProvider:
         self._limits = rate_limit_headers
         self._keep = keep_requests
         self._port = port
+        self._tls = tls
         self._count = 0
         self._queue: deque[Outcome] = deque()
         self._rules: dict[str, _Rule] = {}
@@ -118,7 +122,7 @@ class FakeProvider:
     @property
     def anthropic_url(self) -> str:
         """For Anthropic's SDK, which adds `/v1` itself: `http://127.0.0.1:PORT`."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._port}"
 
     @property
     def open_connections(self) -> int:
@@ -214,7 +218,9 @@ class FakeProvider:
         assert self._server is None, "already started"
         self._stopping = False
         self._loop = asyncio.get_running_loop()
-        self._server = await self._loop.create_server(self._connect, "127.0.0.1", self._port, backlog=1024)
+        self._server = await self._loop.create_server(
+            self._connect, "127.0.0.1", self._port, backlog=1024, ssl=self._tls
+        )
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -319,11 +325,11 @@ class FakeProvider:
         if self._stopping:
             return True  # accepted in the very turn in which the port was closed
         self._open.add(connection)
-        if not (self._queue and isinstance(self._queue[0], Refuse)):
-            return None
-        refuse = self._queue.popleft()
-        assert isinstance(refuse, Refuse)
-        return refuse.reset
+        if self._queue and isinstance(self._queue[0], Refuse):
+            refuse = self._queue.popleft()
+            assert isinstance(refuse, Refuse)
+            return refuse.reset
+        return self.default.reset if not self._queue and isinstance(self.default, Refuse) else None
 
     def _lost(self, connection: Connection, request: Received | None) -> None:
         self._open.discard(connection)

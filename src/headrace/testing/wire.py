@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,8 +14,9 @@ import msgspec
 from headrace.clock import Clock
 from headrace.testing.answers import Answer
 from headrace.testing.dialects import Ask, Piece, Trouble, Voice
+from headrace.types import Usage
 
-__all__ = ["Line", "Received", "Wire"]
+__all__ = ["Line", "Received", "Wire", "cut"]
 
 REASONS: Mapping[int, str] = {
     200: "OK",
@@ -53,6 +54,7 @@ class Received:
         t: When it was complete, on the provider's clock (`now()`, seconds).
         hung_up_at: When the client closed the connection before it had the whole answer; None if it did not.
         answered_at: When the last byte of the answer was written; None until then, and after a fault that has no end.
+        billed: What the provider charges for: the whole answer, from when the model began with it, whatever of it arrived. None: nothing.
     """
 
     number: int
@@ -65,6 +67,7 @@ class Received:
     t: float
     hung_up_at: float | None = None
     answered_at: float | None = None
+    billed: Usage | None = None
     ask: Ask | None = field(default=None, repr=False)
 
     @property
@@ -226,12 +229,19 @@ class Wire:
         body = self.voice.error(trouble, self.request_id)
         self.whole(body, status=trouble.status if status is None else status, headers=headers)
 
+    def charge(self) -> None:
+        """The model has begun with the answer: all of it is on the bill, whether it arrives or not."""
+        usage = self.answer.tokens(self.ask.input_tokens)
+        self.request.billed = Usage(input_tokens=usage.input_tokens) if self.ask.inputs else usage
+
     def spell(self) -> bytes:
         """The buffered answer's body."""
+        self.charge()
         return self.voice.reply(self.answer, self.ask)
 
     def pieces(self) -> list[Piece]:
         """The streamed answer's events."""
+        self.charge()
         return self.voice.pieces(self.answer, self.ask)
 
     def at_once(self) -> None:
@@ -254,7 +264,21 @@ class Wire:
         self.write(b"0\r\n\r\n")
         self.finish()
 
+    def plain(self) -> tuple[bytes, Callable[[int, Mapping[str, str]], bytes]]:
+        """The body of the answer, its events joined if it is a stream, and what makes a head for it from a length and more headers."""
+        stream = self.ask.stream
+        body = b"".join(piece.data for piece in self.pieces()) if stream else self.spell()
+        kind = "text/event-stream; charset=utf-8" if stream else "application/json"
+        return body, lambda length, headers: self.head(content_type=kind, length=length, headers=headers)
+
     # --- answers in parts
+
+    async def events(self, pieces: list[Piece]) -> None:
+        """A whole stream of other events than the answer's, at its pace."""
+        self.write(self.stream_head())
+        await self._send(pieces)
+        self.write(b"0\r\n\r\n")
+        self.finish()
 
     def stream_head(self) -> bytes:
         """The head of a stream."""
@@ -275,7 +299,7 @@ class Wire:
             return
         self.write(self.stream_head())
         pieces = self.pieces()
-        await self._send(pieces[: _cut(pieces, after)])
+        await self._send(pieces[: cut(pieces, after)])
 
     async def play_rest(self, after: int) -> None:
         """What `play_until(after)` left out."""
@@ -284,7 +308,7 @@ class Wire:
             self.write(body[len(body) // 2 :])
         else:
             pieces = self.pieces()
-            await self._send(pieces[_cut(pieces, after) :])
+            await self._send(pieces[cut(pieces, after) :])
             self.write(b"0\r\n\r\n")
         self.finish()
 
@@ -310,7 +334,7 @@ def close(transport: asyncio.Transport, *, reset: bool) -> None:
     transport.abort()
 
 
-def _cut(pieces: list[Piece], after: int) -> int:
+def cut(pieces: list[Piece], after: int) -> int:
     """The index of the content piece that follows `after` of them; at most that behind the last one."""
     seen = 0
     end = 0

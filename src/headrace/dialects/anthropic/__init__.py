@@ -63,6 +63,7 @@ class Anthropic:
     name = NAME
     path = "/v1/messages"
     default_headers: Headers = (("anthropic-version", "2023-06-01"),)
+    terminator = server_event("message_stop", {"type": "message_stop"})
 
     def peek(self, body: bytes) -> Peek:
         """What the gateway must know before it decodes: the usage always comes. Raises `InvalidRequest`."""

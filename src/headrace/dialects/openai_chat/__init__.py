@@ -53,6 +53,7 @@ class OpenAIChat:
     name = NAME
     path = "/chat/completions"
     default_headers: Headers = ()
+    terminator = b"data: [DONE]\n\n"
 
     def peek(self, body: bytes) -> Peek:
         """Both spellings of the output limit are read; with both, the larger counts."""

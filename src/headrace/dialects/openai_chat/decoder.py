@@ -246,8 +246,8 @@ class Decoder:
 
     def _end(self) -> list[Event]:
         events = self._stop_all()
-        if self._started and not self._finished:
-            # The server says that it is done, but not why (some models of OpenAI, Snowflake, Hugging Face).
+        if self._next and not self._finished:
+            # The server has said something and is done, but not why (some models of OpenAI, Snowflake, Hugging Face).
             events.append(Finish("tool_calls" if self._calls else "other"))
         return events
 
