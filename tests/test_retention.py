@@ -20,6 +20,8 @@ from headrace.cli.root import run
 from headrace.config import load
 from headrace.engine import as_route
 from headrace.handler import Route
+from headrace.store import Store
+from headrace.store.memory import MemoryStore
 from headrace.store.sqlite import SQLiteStore
 from headrace.testing import Answer, FakeProvider, ManualClock
 from headrace.types import Message, Target, Text
@@ -189,6 +191,22 @@ def test_purging_needs_no_vacuum(tmp_path: Path) -> None:
         await store.aclose()
 
     asyncio.run(main())
+
+
+def test_a_tenants_held_conversations_go_with_it(tmp_path: Path) -> None:
+    """Those of the gateway, named `tenant/id`; another tenant's, whose name begins alike, stay; both stores agree."""
+
+    async def main(store: Store) -> None:
+        for name in ("acme/one", "acme/two", "acme2/one", "acme"):
+            await store.append_turns(name, 0, [f"canary-{name}".encode()], until=9e12)
+        assert await store.purge_content(None, tenant="acme") == 2
+        assert [len(await store.turns(name)) for name in ("acme/one", "acme2/one", "acme")] == [0, 1, 1]
+        assert await store.purge_content("acme", tenant=None) == 1
+        await store.aclose()
+
+    asyncio.run(main(MemoryStore()))
+    asyncio.run(main(SQLiteStore(tmp_path / "headrace.db")))
+    assert left(tmp_path, "canary-acme/", "canary-acme2/") == ["canary-acme2/"]
 
 
 def test_a_conversation_ends_with_its_retention(tmp_path: Path) -> None:

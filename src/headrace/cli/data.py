@@ -102,7 +102,7 @@ def purge(
         async def work(store: Store) -> tuple[int, int]:
             # First: emptying the write-ahead log comes with the other.
             again = await store.purge_answers(tenant, user) if tenant or user else 0
-            gone = await store.purge_content(conversation)
+            gone = await store.purge_content(conversation, tenant=None if user else tenant)
             said = f"{entries} entries, {again} answers, {gone} turns"
             await store.add_audit(whoami().did("data.purge", subject, SystemClock.wall(), said))
             return gone, again

@@ -218,8 +218,9 @@ class Store(Protocol):
             StoreError: It could not be written.
         """
 
-    async def purge_content(self, conversation: str | None) -> int:
-        """Delete a conversation (None: none) and every plan state, so that nothing of them is left in a file; the number of turns.
+    async def purge_content(self, conversation: str | None, *, tenant: str | None = None) -> int:
+        """Delete a conversation (None: none), those that the gateway holds for `tenant` (named `tenant/id`), and every plan state, so that
+        nothing of them is left in a file; the number of turns.
 
         Raises:
             StoreError: It could not be written.

@@ -47,10 +47,14 @@ def delete(connection: sqlite3.Connection, conversation: str) -> int:
     ).rowcount
 
 
-def purge(connection: sqlite3.Connection, conversation: str | None) -> int:
-    """Delete a conversation, and all plan states, of which nobody knows whose they are; the number of turns."""
+def purge(connection: sqlite3.Connection, conversation: str | None, tenant: str | None) -> int:
+    """Delete a conversation, those of a tenant (`tenant/id`), and all plan states, of which nobody knows whose they are; the number of
+    turns."""
     connection.execute("DELETE FROM plan_states")
-    return 0 if conversation is None else delete(connection, conversation)
+    return connection.execute(
+        "DELETE FROM conversation_turns WHERE conversation = ?1 OR substr(conversation, 1, length(?2) + 1) = ?2 || '/'",
+        (conversation, tenant),
+    ).rowcount
 
 
 def counted(connection: sqlite3.Connection) -> dict[str, int]:

@@ -277,11 +277,17 @@ class MemoryStore:
                 del self._until[conversation], self._conversations[conversation]
         return len(over)
 
-    async def purge_content(self, conversation: str | None) -> int:
+    async def purge_content(self, conversation: str | None, *, tenant: str | None = None) -> int:
         with self._lock:
             self._plans.clear()
-            self._until.pop(conversation or "", None)
-            return len(self._conversations.pop(conversation or "", ()))
+            gone = [
+                name
+                for name in self._conversations
+                if name == conversation or (tenant is not None and name.startswith(f"{tenant}/"))
+            ]
+            for name in gone:
+                self._until.pop(name, None)
+            return sum(len(self._conversations.pop(name)) for name in gone)
 
     async def turns(self, conversation: str) -> list[bytes]:
         with self._lock:

@@ -420,9 +420,9 @@ class SQLiteStore:
     async def expire_turns(self, now: float) -> int:
         return await self._run(lambda c: conversations.expire(c, now), "conversation_turns")
 
-    async def purge_content(self, conversation: str | None) -> int:
+    async def purge_content(self, conversation: str | None, *, tenant: str | None = None) -> int:
         """See `Store.purge_content`; the write-ahead log is emptied too, as far as nobody reads in it."""
-        gone = await self._run(lambda c: conversations.purge(c, conversation), "conversation_turns")
+        gone = await self._run(lambda c: conversations.purge(c, conversation, tenant), "conversation_turns")
 
         def empty(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
