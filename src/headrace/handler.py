@@ -312,15 +312,24 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A named cascade with its rules; all durations in seconds.
 
-    `deadline_s` spans attempts, sleeps and everything else. A wait above `max_wait_s` goes to the next level at once; only
-    the last level waits longer. `repair`: answers with a JSON Schema are held until they are valid. `on_refusal`: `stop` or `next`; `breaker`: whether circuits are heeded and counted in. `max_cost` and `max_total_tokens` bound one request, `budgets` all of the route's in
-    their windows; with `downgrade` an attempt that does not fit goes on to the next target. `context`
-    None: conversations are sent as they are. `mid_stream`: what becomes of an answer that breaks off: `error`, `hold` (the first
-    `hold_tokens`, or for `hold_s` where that is above 0, are kept back), `restart` or `continue`. `tool_calls`: `stream`, or `whole` (a streamed
-    call is released when its arguments are complete). `limits`: how fast all callers together may ask for it. `retention_s`: how long
-    what was asked and answered may be kept in a file, at all only with `stores_content`. `parts`: the routes
-    of which a cascade was put together that have budgets or limits, which hold for it too. `hedge`: the share of extra calls that slow targets may cost, 0 for none.
-    `priority`: `high`, `normal` or `low`: who is served first where a deployment has no more slots.
+    Attributes:
+        deadline_s: Spans attempts, sleeps and everything else.
+        max_wait_s: A longer wait goes to the next level at once; only the last level waits longer.
+        max_output_tokens: An output limit to write into requests that have none or a larger one.
+        on_refusal: `stop` or `next`.
+        breaker: Whether circuits are heeded and counted in.
+        mid_stream: What becomes of an answer that breaks off: `error`, `hold` (the first `hold_tokens`, or for `hold_s` where that is
+            above 0, are kept back), `restart` or `continue`.
+        hedge: The share of extra calls that slow targets may cost, 0 for none.
+        priority: `high`, `normal` or `low`: who is served first where a deployment has no more slots.
+        tool_calls: `stream`, or `whole` (a streamed call is released when its arguments are complete).
+        context: None: conversations are sent as they are.
+        budgets, limits: All requests of the route in their windows, and how fast they may come.
+        retention_s: How long what was asked and answered may be kept in a file; at all only with `stores_content`.
+        max_cost, max_total_tokens: Bound one request over all its attempts.
+        downgrade: An attempt that does not fit a budget goes on to the next target.
+        repair: Answers with a JSON Schema are held until they are valid.
+        parts: The routes, with budgets or limits, of which this cascade was put together: theirs hold too.
     """
 
     name: str
@@ -339,19 +348,6 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     hedge: float = 0.0
     priority: str = "normal"
     tool_calls: str = "stream"
-
-    def behind(self, target: Target) -> tuple[Target, ...]:
-        """The levels after the one of `target`: that very one, since a cascade may name a model twice."""
-        for level, other in enumerate(self.cascade):
-            if other is target:
-                return self.cascade[level + 1 :]
-        return self.cascade[self.cascade.index(target) + 1 :] if target in self.cascade else ()
-
-    def output_limit(self, asked: int | None) -> int | None:
-        """The limit to impose on a request that itself asks for at most `asked` tokens; None where there is nothing to do."""
-        limit = self.max_output_tokens
-        return None if limit is None or (asked is not None and asked <= limit) else limit
-
     context: ContextPolicy | None = None
     cache: CachePolicy | None = None
     guard: GuardPolicy | None = None
@@ -366,16 +362,44 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...] = ()
     parts: tuple[Route, ...] = ()
 
+    def behind(self, target: Target) -> tuple[Target, ...]:
+        """The levels after the one of `target`: that very one, since a cascade may name a model twice."""
+        for level, other in enumerate(self.cascade):
+            if other is target:
+                return self.cascade[level + 1 :]
+        return self.cascade[self.cascade.index(target) + 1 :] if target in self.cascade else ()
+
+    def output_limit(self, asked: int | None) -> int | None:
+        """The limit to impose on a request that itself asks for at most `asked` tokens; None where there is nothing to do."""
+        limit = self.max_output_tokens
+        return None if limit is None or (asked is not None and asked <= limit) else limit
+
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request on its way through the stack.
 
-    `headers` are those of the caller that a provider of the same dialect is to see (`anthropic-beta`, ...). `deadline` and
-    `commit_by` (when a level that is not the last must have begun to answer) are times on the clock's monotonic scale, `timeout_s` what the caller asked for. `max_tokens` is an output
-    limit that Headrace itself imposes, None for none; `asked_tokens` the caller's own for each of his `choices`. `cache_control` is the caller's `Cache-Control`, `idempotency_key` the value of his `Idempotency-Key`. `redacted` is what
-    placeholders in the body stand for, where a guard has put some there: two callers' may be alike and stand for different values. `allowed` are the routes and models that the caller's key may ask for (`headrace.access`), empty for all. `budgets` and `limits` are those of the caller's key,
-    `max_cost` and `max_total_tokens` are what the caller lets this request use at most, `pots` are the budgets that the program itself opened around it, `aside_of` the routes of the requests on whose behalf Headrace itself asks this, whose budgets hold too, `account` what the budget layer made of all. `judged`: whether the answer is of use is said by a layer above (`Attempt.judge`). `output` is the form that the answer is held to (a `headrace.output.Shape`); `watch` hears its pieces before it is
-    judged, and None when it begins anew. `purpose` is why this attempt is made, empty for the call's own reason. `said` is the text of an answer that broke off and is to be continued. `target`, `attempt` and `deployment` are set by the cascade, the retry and the balance layer.
+    Attributes:
+        deadline, commit_by: When nobody cares any more, and when a level that is not the last must have begun to answer: times on the
+            clock's monotonic scale.
+        headers: The caller's that a provider of the same dialect is to see (`anthropic-beta`, ...).
+        timeout_s: What the caller asked for.
+        max_tokens: An output limit that Headrace itself imposes, None for none.
+        asked_tokens: The caller's own limit for each of its `choices`.
+        cache_control, idempotency_key: The values of the caller's headers of these names.
+        redacted: What placeholders in the body stand for, where a guard has put some there: two callers' may be alike and stand for
+            different values.
+        allowed: The routes and models that the caller's key may ask for (`headrace.access`), empty for all.
+        budgets, limits: Those of the caller's key.
+        max_cost, max_total_tokens: What the caller lets this request use at most.
+        pots: The budgets that the program itself opened around it.
+        aside_of: The routes of the requests on whose behalf Headrace itself asks this; their budgets hold too.
+        account: What the budget layer made of all of these.
+        judged: Whether the answer is of use is said by a layer above (`Attempt.judge`).
+        output: The form that the answer is held to (a `headrace.output.Shape`).
+        watch: Hears the answer's pieces before it is judged, and None when it begins anew.
+        purpose: Why this attempt is made; empty for the call's own reason.
+        said: The text of an answer that broke off and is to be continued.
+        target, attempt, deployment: Set by the cascade, the retry and the balance layer.
     """
 
     body: Body
