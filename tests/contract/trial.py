@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -224,7 +225,9 @@ def _different_answers(recording: Recording, direct: Answer, through: Answer) ->
     expected = direct.events
     if recording.kind == "openai-chat" and not options.get("include_usage"):
         expected = [event for event in expected if event.get("choices") or not event.get("usage")]
-    if through.events != expected:
+    if recording.kind != "openai-chat" and expected and expected[-1].get("type") != "message_stop":
+        expected = [*expected, {"type": "message_stop"}]  # cut in its last line: the gateway ends it
+    if through.events != expected and through.events != direct.events:
         found.append(f"{len(through.events)} parsed events differ from {len(expected)}")
     return found
 
@@ -237,7 +240,8 @@ def _different_errors(direct: Answer, through: Answer) -> list[str]:
         return [f"status {through.status}, not {expected}: {through.error_body}"]
     if direct.status == expected and through.error != direct.error:
         return [f"{through.error}, not {direct.error}"]
-    if through.error_body != direct.error_body and "attempts failed" not in json.dumps(through.error_body):
+    said = json.dumps(through.error_body)
+    if through.error_body != direct.error_body and not re.search(r"(attempts|the only attempt) failed", said):
         return ["the error's body is neither the provider's nor ours"]
     return []
 

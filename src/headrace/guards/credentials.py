@@ -76,7 +76,7 @@ _PREFIXED = tuple(
 _compiled = cache(re.compile)  # when a prefix is found: all of them would take milliseconds at every start
 _TELEGRAM = re.compile(r"(?<!\w)\d{8,10}:AA[A-Za-z0-9_-]{33}(?!\w)")
 _PRIVATE_KEY = re.compile(
-    r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=\s\\:,.()]|-(?!-)){16,20000}+"
+    r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=\s\\:,.()]|-(?!-)){16,20000}"
     r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)"
 )
 _IN_URL = re.compile(

@@ -104,7 +104,7 @@ _IBAN_LENGTHS = {
 """The IBAN registry of SWIFT (ISO 13616)."""
 
 _IBAN = re.compile(r"(?<![^\W_])[A-Za-z]{2}\d\d")
-_ACCOUNT = re.compile(r"(?:[ \xa0-]?[A-Za-z0-9]){11,29}+")
+_ACCOUNT = re.compile(r"(?:[ \xa0-]?[A-Za-z0-9]){11,29}")
 _SEPARATORS = re.compile(r"[ \xa0-]")
 
 
@@ -172,7 +172,7 @@ def find_ips(text: str) -> Iterator[Span]:
 _NUMBER = re.compile(
     r"(?<![\w+#$€£%])(?<!\w[/@&-])(?<!\d[.,:=])\(?\d(?:[ \xa0./()\u2011\u2013-]{0,2}\d){6,16}+(?![^\W_]|[.,:/-]\d)"
 )
-_INTERNATIONAL = re.compile(r"(?<![\w+])\+[ \xa0]?\(?\d(?:[ \xa0./()\u2011\u2013-]{0,2}\d){6,24}+")
+_INTERNATIONAL = re.compile(r"(?<![\w+])\+[ \xa0]?\(?\d(?:[ \xa0./()\u2011\u2013-]{0,2}\d){6,24}")
 _LAST_GROUP = re.compile(r"\D+\d+\Z")
 _CALLING_CODE = re.compile(
     r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]"
