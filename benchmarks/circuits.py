@@ -11,28 +11,25 @@ closed is the second figure. `--strict` exits with 1 if one is above 0.5 s, or a
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import http.client
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from headrace.testing import Answer, FakeProvider, ServerError
+from workers import ADMIN, Worker, each_worker, serving
 
 __all__ = ["LIMIT_S", "SERVE", "Figures", "Trial", "run"]
 
-KEY, ADMIN = "hr-benchmark-circuits-01234567", "hr-benchmark-circuits-admin-01"
+KEY = "hr-benchmark-circuits-01234567"
 SERVE = (sys.executable, "-m", "headrace", "serve")
 LIMIT_S = 0.5
 FAILURES = 6
@@ -63,35 +60,16 @@ class Figures:
         )
 
 
-class _Worker:
-    """A kept connection to one worker process; used by one thread at a time."""
+def _state(worker: Worker, target: str) -> str:
+    """Of the target's circuit, as this worker sees it."""
+    circuits = worker.ask("GET", "/admin", ADMIN)[1]["circuits"]
+    return next((row["state"] for row in circuits if row["circuit"] == target), "closed")
 
-    def __init__(self, host: str, port: int) -> None:
-        self._connection = http.client.HTTPConnection(host, port, timeout=30)
-        self.pid: int = self.admin()["worker"]
 
-    def _ask(self, method: str, path: str, key: str, body: bytes | None = None) -> Any:
-        self._connection.request(
-            method, path, body, {"authorization": f"Bearer {key}", "content-type": "application/json"}
-        )
-        return json.loads(self._connection.getresponse().read())
-
-    def admin(self) -> Any:
-        """`/admin`, as this worker sees it."""
-        return self._ask("GET", "/admin", ADMIN)
-
-    def state(self, target: str) -> str:
-        """Of the target's circuit."""
-        return next((row["state"] for row in self.admin()["circuits"] if row["circuit"] == target), "closed")
-
-    def chat(self, route: str) -> Any:
-        """One request."""
-        body = {"model": route, "messages": [{"role": "user", "content": "hi"}]}
-        return self._ask("POST", "/v1/chat/completions", KEY, json.dumps(body).encode())
-
-    def close(self) -> None:
-        """Hang up."""
-        self._connection.close()
+def _chat(worker: Worker, route: str) -> Any:
+    """One request."""
+    body = {"model": route, "messages": [{"role": "user", "content": "hi"}]}
+    return worker.ask("POST", "/v1/chat/completions", KEY, body)[1]
 
 
 def _config(provider: FakeProvider, trials: int) -> str:
@@ -102,48 +80,12 @@ def _config(provider: FakeProvider, trials: int) -> str:
     )
 
 
-@contextlib.contextmanager
-def _serving(command: Sequence[str], workers: int, folder: Path) -> Iterator[str]:
-    process = subprocess.Popen(
-        [*command, "--port", "0", "--json", "--workers", str(workers)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-    )
-    try:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["url"]
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
-
-
-@contextlib.contextmanager
-def _each_worker(url: str, workers: int) -> Iterator[list[_Worker]]:
-    """A connection to each: the system hands them out as it likes, so there are many until all have one."""
-    place = urlsplit(url)
-    assert place.hostname is not None and place.port is not None
-    opened: list[_Worker] = []
-    found: dict[int, _Worker] = {}
-    until = time.monotonic() + 30
-    try:
-        while len(found) < workers:
-            if time.monotonic() > until:
-                raise RuntimeError(f"only {len(found)} of {workers} workers answer")
-            opened.append(_Worker(place.hostname, place.port))
-            found.setdefault(opened[-1].pid, opened[-1])
-        yield list(found.values())
-    finally:
-        for worker in opened:
-            worker.close()
-
-
-def _until(workers: Sequence[_Worker], target: str, state: str) -> float:
+def _until(workers: Sequence[Worker], target: str, state: str) -> float:
     """Seconds until all of them call `target` that."""
     began = time.monotonic()
     waiting = list(workers)
     while waiting:
-        waiting = [worker for worker in waiting if worker.state(target) != state]
+        waiting = [worker for worker in waiting if _state(worker, target) != state]
         if time.monotonic() - began > 30:
             raise RuntimeError(f"{len(waiting)} workers never called {target} {state}")
     return time.monotonic() - began
@@ -168,13 +110,13 @@ def run(
         FakeProvider() as provider,
     ):
         (Path(folder) / "headrace.toml").write_text(_config(provider, trials))
-        with _serving(command, workers, Path(folder)) as url, _each_worker(url, workers) as each:
+        with serving(command, workers, Path(folder)) as url, each_worker(url, workers) as each:
             opened, when = [], []
             for n in range(trials):
                 provider.on(f"dead{n}", always=ServerError())
                 finder, *others = each[n % workers :] + each[: n % workers]
                 for _ in range(FAILURES):
-                    finder.chat(f"r{n}")
+                    _chat(finder, f"r{n}")
                 opened.append(_until(others, f"openai/dead{n}", "open"))
                 when.append(time.monotonic())
             return Figures(
@@ -188,7 +130,7 @@ def run(
 
 
 def _probe(
-    provider: FakeProvider, each: Sequence[_Worker], n: int, due: float, slow_s: float
+    provider: FakeProvider, each: Sequence[Worker], n: int, due: float, slow_s: float
 ) -> tuple[float, int]:
     """All workers ask at once when the cooldown is over. Seconds from the probe's answer until all say closed; requests that arrived."""
     provider.on(f"dead{n}", always=Answer("back", first_delay_s=slow_s))
@@ -196,9 +138,9 @@ def _probe(
     time.sleep(max(0.0, due - time.monotonic()) + 0.1)
     ready = threading.Barrier(len(each))
 
-    def ask(worker: _Worker) -> tuple[str, float]:
+    def ask(worker: Worker) -> tuple[str, float]:
         ready.wait()
-        said = worker.chat(f"r{n}")["choices"][0]["message"]["content"]
+        said = _chat(worker, f"r{n}")["choices"][0]["message"]["content"]
         return said, time.monotonic()
 
     with ThreadPoolExecutor(len(each)) as pool:

@@ -11,9 +11,7 @@ refused the key took it again.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import http.client
 import json
 import statistics
 import subprocess
@@ -21,17 +19,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from headrace.testing import FakeProvider
+from workers import ADMIN, Worker, each_worker, serving
 
 __all__ = ["LIMIT_S", "Figures", "Trial", "run"]
 
-ADMIN = "hr-benchmark-revocation-admin-01"
 HEADRACE = (sys.executable, "-m", "headrace")
 LIMIT_S = 1.0
 ASKED_S = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65)
@@ -67,29 +63,10 @@ class Figures:
         )
 
 
-class _Worker:
-    """A kept connection to one worker process; used by one thread at a time."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._connection = http.client.HTTPConnection(host, port, timeout=30)
-        self.pid: int = self.ask("GET", "/admin", ADMIN)[1]["worker"]
-
-    def ask(self, method: str, path: str, key: str, value: object = None) -> tuple[int, Any]:
-        """Status and answer."""
-        body = None if value is None else json.dumps(value).encode()
-        self._connection.request(method, path, body, {"authorization": f"Bearer {key}"})
-        response = self._connection.getresponse()
-        return response.status, json.loads(response.read())
-
-    def close(self) -> None:
-        """Hang up."""
-        self._connection.close()
-
-
 class _Caller(threading.Thread):
     """Asks one worker with one key until told to stop."""
 
-    def __init__(self, worker: _Worker, key: str) -> None:
+    def __init__(self, worker: Worker, key: str) -> None:
         super().__init__(daemon=True)
         self._worker = worker
         self._key = key
@@ -107,42 +84,6 @@ class _Caller(threading.Thread):
             self.relapses += status == 200 and self.refused is not None
 
 
-@contextlib.contextmanager
-def _serving(workers: int, folder: Path) -> Iterator[str]:
-    process = subprocess.Popen(
-        [*HEADRACE, "serve", "--port", "0", "--json", "--workers", str(workers)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-    )
-    try:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["url"]
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
-
-
-@contextlib.contextmanager
-def _each_worker(url: str, workers: int) -> Iterator[list[_Worker]]:
-    """A connection to each: the system hands them out as it likes, so there are many until all have one."""
-    place = urlsplit(url)
-    assert place.hostname is not None and place.port is not None
-    opened: list[_Worker] = []
-    found: dict[int, _Worker] = {}
-    until = time.monotonic() + 30
-    try:
-        while len(found) < workers:
-            if time.monotonic() > until:
-                raise RuntimeError(f"only {len(found)} of {workers} workers answer")
-            opened.append(_Worker(place.hostname, place.port))
-            found.setdefault(opened[-1].pid, opened[-1])
-        yield list(found.values())
-    finally:
-        for worker in opened:
-            worker.close()
-
-
 def run(*, workers: int, trials: int) -> Figures:
     """Measure."""
     with tempfile.TemporaryDirectory() as name, FakeProvider() as provider:
@@ -153,9 +94,9 @@ def run(*, workers: int, trials: int) -> Figures:
             f'[gateway]\nadmin_key = "{ADMIN}"\n'
         )
         with (
-            _serving(workers, folder) as url,
-            _each_worker(url, workers) as each,
-            _each_worker(url, 1) as (boss,),
+            serving([*HEADRACE, "serve"], workers, folder) as url,
+            each_worker(url, workers) as each,
+            each_worker(url, 1) as (boss,),
         ):
             done = [
                 _trial(
@@ -170,7 +111,7 @@ def run(*, workers: int, trials: int) -> Figures:
     return Figures(workers=workers, trials=tuple(done))
 
 
-def _trial(each: Sequence[_Worker], boss: _Worker, folder: Path, *, how: str, asked_s: float) -> Trial:
+def _trial(each: Sequence[Worker], boss: Worker, folder: Path, *, how: str, asked_s: float) -> Trial:
     _, made = boss.ask("POST", "/admin/keys", ADMIN, {})
     callers = [_Caller(worker, made["key"]) for worker in each]
     for caller in callers:

@@ -241,11 +241,8 @@ def attempts_table(found: dict[str, Any]) -> None:
     for row in found["attempts"]:
         tokens = row["tokens"]
         counted = "-" if tokens["input"] is None else f"{tokens['input']}/{tokens['output']}"
-        outcome = (
-            "[green]ok[/]"
-            if row["outcome"] == "ok"
-            else f"[red]{row['http'] or ''} {row['reason'] or row['outcome']}[/]"
-        )
+        said = f"{row['http'] or ''} {row['reason'] or row['outcome']}".strip()
+        outcome = "[green]ok[/]" if row["outcome"] == "ok" else f"[red]{said}[/]"
         table.add_row(
             row["target"],
             outcome,

@@ -11,6 +11,7 @@ from typing import Any
 
 def _load() -> ModuleType:
     path = Path(__file__).parents[2] / "benchmarks" / "revocation.py"
+    sys.path.insert(0, str(path.parent))  # for what it shares with its neighbours
     spec = importlib.util.spec_from_file_location("revocation_benchmark", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
